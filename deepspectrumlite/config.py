@@ -1,0 +1,392 @@
+"""The recipe: every setting of a run, and the only place with default values.
+
+A recipe is one TOML file with a table per section. Unknown keys, wrong types and impossible
+values are refused in one line that names the key, what was given and what is allowed.
+"""
+
+import json
+import math
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+from deepspectrumlite.errors import RecipeError
+
+RECIPES = Path(__file__).parent / "recipes"
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class DataSection(_Section):
+    """How recordings become segments of equal length."""
+
+    sample_rate: Annotated[int, Field(ge=1000, le=192_000, description="in Hz")] = 16_000
+    segment_seconds: PositiveFloat = 2.0
+    hop_seconds: Annotated[
+        PositiveFloat, Field(description="from the start of one segment to the next")
+    ] = 1.0
+    padding: Annotated[
+        Literal["zero", "repeat"],
+        Field(description="how a recording shorter than a segment is filled up"),
+    ] = "repeat"
+    tail: Annotated[
+        Literal["keep", "drop"],
+        Field(description="what happens to an end, or a recording, shorter than a segment"),
+    ] = "keep"
+    devel_share: Annotated[
+        float, Field(gt=0, lt=1, description="where the manifest has no split")
+    ] = 0.2
+    test_share: Annotated[
+        float, Field(gt=0, lt=1, description="where the manifest has no split")
+    ] = 0.2
+
+    @property
+    def segment_samples(self) -> int:
+        """Samples in a segment."""
+        return round(self.segment_seconds * self.sample_rate)
+
+    @property
+    def hop_samples(self) -> int:
+        """Samples from the start of a segment to the start of the next."""
+        return max(1, round(self.hop_seconds * self.sample_rate))
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.hop_seconds > self.segment_seconds:
+            raise ValueError(
+                f"hop_seconds is {self.hop_seconds:g}, longer than segment_seconds "
+                f"({self.segment_seconds:g}), so audio between segments would be lost; "
+                f"allowed: at most {self.segment_seconds:g}"
+            )
+        if self.devel_share + self.test_share >= 1:
+            raise ValueError(
+                f"devel_share + test_share is {self.devel_share + self.test_share:g}, which "
+                "leaves nothing to train on; allowed: a sum below 1"
+            )
+        return self
+
+
+class FrontEndSection(_Section):
+    """How a segment becomes an image."""
+
+    peak_normalise: bool = True
+    window_seconds: PositiveFloat = 0.064
+    hop_seconds: PositiveFloat = 0.016
+    fft_seconds: Annotated[
+        PositiveFloat | Literal["window"], Field(description='"window": as long as the window')
+    ] = "window"
+    scale: Literal["db", "power"] = "db"
+    frequency: Literal["mel", "linear"] = "mel"
+    n_mels: Annotated[int, Field(ge=1, le=1024)] = 128
+    fmin: Annotated[float, Field(ge=0, description="in Hz")] = 0.0
+    fmax: Annotated[
+        PositiveFloat | Literal["nyquist"], Field(description='in Hz, or "nyquist"')
+    ] = "nyquist"
+    n_mfcc: Annotated[int, Field(ge=0, description="0: the log-mel spectrogram itself")] = 0
+    lifter: Annotated[int, Field(ge=0, description="cepstral lifter, 0: none")] = 0
+    top_db: Annotated[
+        PositiveFloat | Literal["none"],
+        Field(description="dynamic range below the loudest bin of the segment"),
+    ] = 80.0
+    color_map: Literal["viridis", "cividis", "inferno", "magma", "plasma", "none"] = "viridis"
+    image_height: Annotated[int, Field(ge=8, le=2048)] = 224
+    image_width: Annotated[int, Field(ge=8, le=2048)] = 224
+    resize: Literal["nearest", "bilinear", "bicubic", "area"] = "bilinear"
+    antialias: bool = True
+
+    def n_fft(self, sample_rate: int) -> int:
+        """Samples in one Fourier transform."""
+        seconds = self.window_seconds if self.fft_seconds == "window" else self.fft_seconds
+        return round(seconds * sample_rate)
+
+    def win_length(self, sample_rate: int) -> int:
+        """Samples in one window."""
+        return round(self.window_seconds * sample_rate)
+
+    def hop_length(self, sample_rate: int) -> int:
+        """Samples from one frame to the next."""
+        return max(1, round(self.hop_seconds * sample_rate))
+
+    def fmax_hz(self, sample_rate: int) -> float:
+        """Upper edge of the highest band, in Hz."""
+        return sample_rate / 2 if self.fmax == "nyquist" else self.fmax
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.fft_seconds != "window" and self.fft_seconds < self.window_seconds:
+            raise ValueError(
+                f"fft_seconds is {self.fft_seconds:g}, shorter than window_seconds "
+                f'({self.window_seconds:g}); allowed: "window" or at least '
+                f"{self.window_seconds:g}"
+            )
+        if self.n_mfcc > self.n_mels:
+            raise ValueError(
+                f"n_mfcc is {self.n_mfcc}; allowed: 0 to n_mels, which is {self.n_mels}"
+            )
+        if self.n_mfcc and (self.frequency != "mel" or self.scale != "db"):
+            raise ValueError(
+                f'n_mfcc is {self.n_mfcc} with frequency = "{self.frequency}" and scale = '
+                f'"{self.scale}"; allowed: MFCCs of a mel spectrogram in dB, so set '
+                'frequency = "mel" and scale = "db", or n_mfcc = 0'
+            )
+        if self.lifter and not self.n_mfcc:
+            raise ValueError(
+                f"lifter is {self.lifter}, but n_mfcc is 0; allowed: a lifter with MFCCs only"
+            )
+        return self
+
+
+class ModelSection(_Section):
+    """The network behind the front-end."""
+
+    backbone: Annotated[str, Field(min_length=1, description="a timm name or an alias")] = (
+        "mobilenet_v2"
+    )
+    weights: Annotated[
+        str, Field(min_length=1, description='"imagenet", "random", or the path of a file')
+    ] = "imagenet"
+    output: Annotated[
+        Literal["softmax", "sigmoid", "linear"],
+        Field(description="one label, several labels at once, or numbers"),
+    ] = "softmax"
+    units: Annotated[
+        int, Field(ge=0, le=65_536, description="hidden units of the head, 0: no hidden layer")
+    ] = 512
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.25
+    activation: Literal["relu", "arelu", "elu", "gelu", "silu", "tanh"] = "arelu"
+
+
+class AugmentSection(_Section):
+    """What is changed in the training segments."""
+
+    time_shift: Annotated[
+        Share, Field(description="largest circular shift, as a share of the segment")
+    ] = 0.1
+    mixup_alpha: Annotated[
+        float, Field(ge=0, description="of the Beta distribution of the mixing weight, 0: off")
+    ] = 0.4
+    mixup_share: Annotated[Share, Field(description="of the batches that are mixed")] = 0.5
+    time_masks: Annotated[int, Field(ge=0, le=100)] = 2
+    time_mask_share: Annotated[
+        Share, Field(description="of the image width, that all time masks together may cover")
+    ] = 0.2
+    frequency_masks: Annotated[int, Field(ge=0, le=100)] = 2
+    frequency_mask_share: Annotated[
+        Share, Field(description="of the image height, that all these masks together may cover")
+    ] = 0.2
+
+
+class TrainSection(_Section):
+    """Both phases of training: the head alone, then the last layers of the backbone too."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    batch_size: PositiveInt = 32
+    head_epochs: Annotated[int, Field(ge=0)] = 5
+    head_learning_rate: PositiveFloat = 1e-3
+    epochs: Annotated[int, Field(ge=0, description="of fine-tuning")] = 30
+    learning_rate: Annotated[PositiveFloat, Field(description="of fine-tuning, at its peak")] = 1e-3
+    fine_tune_share: Annotated[
+        Share, Field(description="of the backbone's layers, the last ones, that train")
+    ] = 1.0
+    batch_norm: Annotated[
+        Literal["adapt", "frozen"],
+        Field(description="whether the statistics of the backbone's BatchNorm follow the data"),
+    ] = "adapt"
+    optimizer: Literal["adam", "adamw", "adadelta", "adagrad", "nadam", "rmsprop", "sgd"] = "adamw"
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    momentum: Annotated[Share, Field(description="of sgd and rmsprop")] = 0.9
+    schedule: Literal["constant", "cosine", "onecycle"] = "onecycle"
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    balance: Annotated[
+        Literal["sampler", "weights", "none"],
+        Field(description="classes drawn equally often, weighted in the loss, or as they are"),
+    ] = "sampler"
+    average_decay: Annotated[
+        float, Field(ge=0, lt=1, description="of the moving average of the weights, 0: none")
+    ] = 0.98
+    monitor: Annotated[
+        Literal["uar", "accuracy", "macro_f1", "loss"],
+        Field(description="devel metric that chooses the best model"),
+    ] = "uar"
+    keep: Annotated[
+        Literal["best", "last"], Field(description="which epoch's model is handed over")
+    ] = "best"
+    patience: Annotated[
+        int, Field(ge=0, description="epochs without a better devel metric, 0: never stop early")
+    ] = 0
+    workers: Annotated[int, Field(ge=0, le=256, description="processes that decode audio")] = 2
+    tensorboard: bool = False
+
+
+class Recipe(_Section):
+    """All settings of one run."""
+
+    data: DataSection = DataSection()
+    frontend: FrontEndSection = FrontEndSection()
+    model: ModelSection = ModelSection()
+    augment: AugmentSection = AugmentSection()
+    train: TrainSection = TrainSection()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        check_frontend(self.frontend, self.data)
+        return self
+
+
+def check_frontend(frontend: FrontEndSection, data: DataSection) -> None:
+    """Raise ValueError where the front-end cannot work on segments of this rate and length."""
+    rate = data.sample_rate
+    if frontend.win_length(rate) < 2:
+        raise ValueError(
+            f"frontend.window_seconds is {frontend.window_seconds:g}, less than two samples at "
+            f"{rate} Hz; allowed: at least {2 / rate:g}"
+        )
+    for key in ("window_seconds", "hop_seconds", "fft_seconds"):
+        seconds = getattr(frontend, key)
+        if seconds != "window" and seconds > data.segment_seconds and key != "fft_seconds":
+            raise ValueError(
+                f"frontend.{key} is {seconds:g}, longer than data.segment_seconds; "
+                f"allowed: at most {data.segment_seconds:g}"
+            )
+    fmax = frontend.fmax_hz(rate)
+    if fmax > rate / 2:
+        raise ValueError(
+            f"frontend.fmax is {fmax:g}, above the Nyquist frequency of data.sample_rate "
+            f'({rate}); allowed: at most {rate / 2:g}, or "nyquist"'
+        )
+    if frontend.fmin >= fmax:
+        raise ValueError(
+            f"frontend.fmin is {frontend.fmin:g}; allowed: 0 to below fmax, which is {fmax:g}"
+        )
+    if frontend.frequency == "mel":
+        _check_mel_bands(frontend, rate)
+
+
+def _check_mel_bands(frontend: FrontEndSection, rate: int) -> None:
+    """Refuse triangles in which no bin of the Fourier transform lies."""
+    n_fft, fmax = frontend.n_fft(rate), frontend.fmax_hz(rate)
+    low, high = (1127 * math.log(1 + f / 700) for f in (frontend.fmin, fmax))
+    step = (high - low) / (frontend.n_mels + 1)
+    bins = [1127 * math.log(1 + k * rate / n_fft / 700) for k in range(1, n_fft // 2 + 1)]
+    position = 0
+    for band in range(frontend.n_mels):
+        lower, upper = low + band * step, low + (band + 2) * step
+        while position < len(bins) and bins[position] <= lower:
+            position += 1
+        if position == len(bins) or bins[position] >= upper:
+            raise ValueError(
+                f"frontend.n_mels is {frontend.n_mels}, but mel band {band} of "
+                f"{frontend.fmin:g} to {fmax:g} Hz holds no bin of a {n_fft}-point transform "
+                f"({rate / n_fft:g} Hz apart); allowed: fewer mels, a longer fft_seconds, or a "
+                "wider fmin to fmax"
+            )
+
+
+def shipped_recipes() -> list[str]:
+    """Names of the recipes inside the package."""
+    return sorted(path.stem for path in RECIPES.glob("*.toml"))
+
+
+def load_recipe(source: str | Path, overrides: Iterable[str] = ()) -> Recipe:
+    """Read a recipe from a TOML file, or a shipped one by its name.
+
+    Args:
+        source: a path, or one of :func:`shipped_recipes`
+        overrides: ``section.key=value`` each, the value as in TOML (a bare word is a string)
+
+    Raises:
+        RecipeError: the file is missing or not TOML, or a key or value is not allowed
+    """
+    path = Path(source)
+    if not path.suffix and str(source) in shipped_recipes():
+        path = RECIPES / f"{source}.toml"
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, IsADirectoryError):
+        raise RecipeError(
+            f"{source}: no such recipe; allowed: the path of a TOML file, or one of "
+            f"{', '.join(shipped_recipes())}"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: not a TOML file: {error}") from None
+    return parse_recipe(_override(values, overrides), str(source))
+
+
+def parse_recipe(values: Mapping[str, Any], source: str = "recipe") -> Recipe:
+    """Check the values of a recipe, by section and key.
+
+    Raises:
+        RecipeError: naming the first key that is not allowed, what was given, what is allowed
+    """
+    try:
+        # Through JSON, so that strict types accept lists for tuples and whole numbers for floats.
+        return Recipe.model_validate_json(json.dumps(values, default=str))
+    except ValidationError as error:
+        raise RecipeError(f"{source}: {_explain(error)}") from None
+
+
+def _override(values: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    for item in overrides:
+        key, equals, text = item.partition("=")
+        section, dot, name = key.strip().partition(".")
+        if not (equals and dot and section and name):
+            raise RecipeError(
+                f"--set {item}: not of the form section.key=value; "
+                "for example --set train.learning_rate=1e-4"
+            )
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text.strip()
+        table = values.setdefault(section, {})
+        if not isinstance(table, dict):
+            raise RecipeError(f"{section} is {table!r}; allowed: a table, [{section}]")
+        table[name] = value
+    return values
+
+
+def _explain(error: ValidationError) -> str:
+    """One line for the first problem that pydantic found."""
+    problems = error.errors(include_url=False)
+    first = problems[0]
+    # A union ("nyquist" or a number) reports one problem per member: gather what each allows.
+    key = ".".join(str(part) for part in first["loc"][:2])
+    same = [p for p in problems if ".".join(str(part) for part in p["loc"][:2]) == key]
+    if first["type"] == "value_error":
+        return str(first["ctx"]["error"]) if not key else f"[{key}] {first['ctx']['error']}"
+    if first["type"] == "extra_forbidden":
+        return f"{key} is not a known key; allowed: {', '.join(_known(first['loc']))}"
+    allowed = " or ".join(dict.fromkeys(_allowed(p) for p in same))
+    return f"{key} is {json.dumps(first['input'], default=str)}; allowed: {allowed}"
+
+
+def _known(loc: tuple[int | str, ...]) -> list[str]:
+    if len(loc) == 1:
+        return [f"[{name}]" for name in Recipe.model_fields]
+    section = Recipe.model_fields[str(loc[0])].annotation
+    assert section is not None and issubclass(section, BaseModel)
+    return list(section.model_fields)
+
+
+def _allowed(problem: Mapping[str, Any]) -> str:
+    return str(problem["msg"]).removeprefix("Input should be ").removeprefix("a valid ")
+
+
+def recipe_schema() -> dict[str, Any]:
+    """JSON schema of a recipe, for editors."""
+    return Recipe.model_json_schema()
