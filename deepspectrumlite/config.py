@@ -177,6 +177,9 @@ class AugmentSection(_Section):
     time_shift: Annotated[
         Share, Field(description="largest circular shift, as a share of the segment")
     ] = 0.1
+    speed: Annotated[
+        float, Field(ge=0, le=0.5, description="largest relative change of playback speed")
+    ] = 0.0
     mixup_alpha: Annotated[
         float, Field(ge=0, description="of the Beta distribution of the mixing weight, 0: off")
     ] = 0.4
@@ -379,7 +382,8 @@ def _known(loc: tuple[int | str, ...]) -> list[str]:
     if len(loc) == 1:
         return [f"[{name}]" for name in Recipe.model_fields]
     section = Recipe.model_fields[str(loc[0])].annotation
-    assert section is not None and issubclass(section, BaseModel)
+    assert isinstance(section, type)
+    assert issubclass(section, BaseModel)
     return list(section.model_fields)
 
 

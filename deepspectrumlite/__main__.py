@@ -1,0 +1,5 @@
+"""`python -m deepspectrumlite`."""
+
+from deepspectrumlite.cli import main
+
+main()

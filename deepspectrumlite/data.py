@@ -1,0 +1,358 @@
+"""From recordings to segments: scan what is there, summarise it, cut it for training.
+
+A table is what :func:`deepspectrumlite.manifest.load_manifest` returns; :func:`scan` adds what
+decoding each recording once tells, and everything else here works on that.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from rich.markup import escape
+from rich.table import Table
+
+from deepspectrumlite.audio import audio_info, load_audio, pad_segment, segment_starts, stream_audio
+from deepspectrumlite.config import DataSection
+from deepspectrumlite.errors import AudioError, ManifestError, MissingExtraError
+from deepspectrumlite.manifest import SPLITS
+
+CLIP_LEVEL, CLIP_SAMPLES = 0.999, 3
+SILENCE_PEAK = 1e-4
+# Submitted at once: enough to keep all threads busy, few enough to keep memory flat.
+_BATCH = 512
+# In seconds. A single sample at the recipe's rate may be none at the file's own, lower rate.
+_SHORTEST_READ = 0.001
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one decoded recording tells; the columns that :func:`scan` adds.
+
+    All but ``sample_rate`` (in Hz) and ``channels``, which are the file's, belong to the mono
+    signal at the recipe's sample rate, which is what the model hears: ``duration`` in seconds;
+    ``peak`` with full scale at 1; ``clipped``, at least 3 samples in a row at 0.999 of full scale
+    or more; ``silent``, a peak below 1e-4 (-80 dB); ``digest``, equal for equal content in any
+    lossless container, of the samples rounded to 16 bits.
+    """
+
+    duration: float
+    sample_rate: int
+    channels: int
+    peak: float
+    clipped: bool
+    silent: bool
+    digest: str
+
+
+def scan(
+    table: pd.DataFrame,
+    data: DataSection,
+    *,
+    skip_bad: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+    workers: int | None = None,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Decode every recording once, and add the columns of :class:`Measurement`.
+
+    Args:
+        table: as of ``load_manifest``
+        data: for its sample rate
+        skip_bad: leave bad recordings out instead of raising
+        progress: called with the number of recordings done and in all, in the calling thread
+        workers: threads; None: one per core
+
+    Returns:
+        The good recordings (index 0 to n - 1), and those left out with ``path`` and ``reason``.
+
+    Raises:
+        AudioError: of the first bad recording, in the order of the rows, without ``skip_bad``
+        ManifestError: nothing is left
+    """
+    results: list[Measurement | AudioError] = []
+    spans = list(zip(table["path"], *_spans(table), strict=True))
+
+    def measure(span: tuple[str, float, float | None]) -> Measurement | AudioError:
+        try:
+            return _measure(Path(span[0]), data.sample_rate, span[1], span[2])
+        except AudioError as error:
+            return error
+        except MissingExtraError as error:
+            # Text that is named .wav ends here too, where PyAV is not there to refuse it.
+            return AudioError(str(error))
+
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+        for first in range(0, len(spans), _BATCH):
+            for result in pool.map(measure, spans[first : first + _BATCH]):
+                if isinstance(result, AudioError) and not skip_bad:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise AudioError(f"{result}; or pass --skip-bad")
+                results.append(result)
+                if progress:
+                    progress(len(results), len(spans))
+    return _good_and_skipped(table, results)
+
+
+def _spans(table: pd.DataFrame) -> tuple[list[float], list[float | None]]:
+    """Start and end of each row in seconds; an end of None is the end of the file."""
+    start = table["start"].tolist() if "start" in table else [0.0] * len(table)
+    if "end" not in table:
+        return start, [None] * len(table)
+    return start, [None if np.isnan(end) else end for end in table["end"].tolist()]
+
+
+def _measure(path: Path, sample_rate: int, start: float, end: float | None) -> Measurement:
+    info = audio_info(path)
+    num_samples, peak, clipped = 0, 0.0, False
+    loud = np.zeros(0, np.bool_)
+    digest = hashlib.blake2b(digest_size=16)
+    for block in stream_audio(path, sample_rate, start=start, end=end):
+        level = np.abs(block)
+        num_samples += len(block)
+        peak = max(peak, float(level.max(initial=0.0)))
+        # A run of clipped samples may begin in the block before.
+        loud = np.concatenate((loud[-(CLIP_SAMPLES - 1) :], level >= CLIP_LEVEL))
+        clipped = clipped or _has_run(loud)
+        digest.update(np.rint(np.clip(block, -1, 1) * 32767).astype("<i2").tobytes())
+    return Measurement(
+        # Not beyond the header's length, even where more is decoded: no segment can start there.
+        duration=min(num_samples / sample_rate, info.duration_seconds - start),
+        sample_rate=info.sample_rate,
+        channels=info.channels,
+        peak=peak,
+        clipped=clipped,
+        silent=peak < SILENCE_PEAK,
+        digest=digest.hexdigest(),
+    )
+
+
+def _has_run(loud: npt.NDArray[np.bool_]) -> bool:
+    if len(loud) < CLIP_SAMPLES:
+        return False
+    return bool(np.lib.stride_tricks.sliding_window_view(loud, CLIP_SAMPLES).all(axis=1).any())
+
+
+def _good_and_skipped(
+    table: pd.DataFrame, results: Sequence[Measurement | AudioError]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    is_good = np.array([isinstance(result, Measurement) for result in results], np.bool_)
+    if not is_good.any():
+        reason = next((f"; the first: {result}" for result in results), "")
+        raise ManifestError(
+            f"{table.attrs.get('manifest', 'manifest')}: none of {len(table)} recordings can be "
+            f"used{reason}; allowed: at least one"
+        )
+    names = [field.name for field in fields(Measurement)]
+    measured = [astuple(result) for result in results if isinstance(result, Measurement)]
+    columns = pd.DataFrame(measured, columns=names)
+    kept = table.drop(columns=names, errors="ignore").loc[is_good].reset_index(drop=True)
+    skipped = table.loc[~is_good, ["path"]].reset_index(drop=True)
+    reasons = [str(result) for result in results if isinstance(result, AudioError)]
+    good = kept.assign(**{name: columns[name] for name in names})
+    good.attrs = dict(table.attrs)
+    return good, skipped.assign(reason=reasons)
+
+
+class Segments:
+    """Segments of equal length of all recordings; serves as a map-style dataset for torch.
+
+    Attributes, each of shape (num_segments,), as arrays, so that worker processes share memory:
+        file_index: the row of the recording in the table
+        start_seconds: from the start of the recording (of its span, where the row has one)
+        label_index: the position of the label in ``labels``, -1 without labels
+    ``dropped`` is the number of recordings that are shorter than a segment and so have none,
+    which happens with ``tail = "drop"`` only.
+
+    Args:
+        scanned: the good recordings of :func:`scan`
+        data: how to cut
+        labels: the classes, in the order of the model's output
+
+    Raises:
+        ManifestError: a label is not in ``labels``, or no recording has a segment
+    """
+
+    def __init__(self, scanned: pd.DataFrame, data: DataSection, labels: list[str]) -> None:
+        self.data = data
+        self.labels = labels
+        num_samples = np.rint(scanned["duration"].to_numpy(np.float64) * data.sample_rate)
+        starts = [segment_starts(int(length), data) for length in num_samples]
+        counts = np.array([len(s) for s in starts], np.int64)
+        self.dropped = int((counts == 0).sum())
+        if self.dropped == len(scanned):
+            raise ManifestError(
+                f"{scanned.attrs.get('manifest', 'manifest')}: all {len(scanned)} recordings are "
+                f"shorter than a segment of {data.segment_seconds:g} s, and data.tail is "
+                f'"{data.tail}"; set data.tail=keep, or a shorter data.segment_seconds'
+            )
+        self.file_index = np.repeat(np.arange(len(scanned)), counts)
+        self.start_seconds = np.concatenate(starts) / data.sample_rate
+        self.label_index = _label_index(scanned, labels)[self.file_index]
+        # Bytes: a quarter of the memory of an array of text.
+        self._paths = np.array([os.fsencode(path) for path in scanned["path"]])
+        start, end = _spans(scanned)
+        self._start = np.array(start, np.float64)
+        self._end = np.array(end, np.float64)
+        self._duration = num_samples / data.sample_rate
+
+    def __len__(self) -> int:
+        return len(self.file_index)
+
+    def __getitem__(self, i: int) -> tuple[npt.NDArray[np.float32], int, int]:
+        """Read one segment: waveform (segment_samples,) from -1 to 1, label index, i.
+
+        Raises:
+            AudioError: the recording cannot be read any more
+        """
+        row = self.file_index[i]
+        start, end = self._span(int(row), float(self.start_seconds[i]))
+        path = Path(os.fsdecode(bytes(self._paths[row])))
+        waveform = load_audio(path, self.data.sample_rate, start=start, end=end)
+        size = self.data.segment_samples
+        # Resampling may round the length up by a sample.
+        segment = pad_segment(waveform[:size], size, self.data.padding)
+        return segment, int(self.label_index[i]), i
+
+    def _span(self, row: int, start: float) -> tuple[float, float | None]:
+        """Where a segment stands in its file, in seconds; an end of None is that of the file."""
+        end = start + self.data.segment_samples / self.data.sample_rate
+        begin, duration = float(self._start[row]), float(self._duration[row])
+        if end < duration:
+            return begin + start, begin + end
+        start = max(0.0, min(start, duration - _SHORTEST_READ))
+        # The last one: no time that was computed from a rounded length, which the file may lack.
+        stop = float(self._end[row])
+        return begin + start, None if np.isnan(stop) else stop
+
+
+def _label_index(scanned: pd.DataFrame, labels: list[str]) -> npt.NDArray[np.int64]:
+    if "label" not in scanned:
+        return np.full(len(scanned), -1)
+    index = pd.Index(labels).get_indexer(pd.Index(scanned["label"]))
+    if (index < 0).any():
+        raise ManifestError(
+            f"{scanned.attrs.get('manifest', 'manifest')}: label "
+            f"{scanned['label'].iloc[int((index < 0).argmax())]!r} is unknown to the model; "
+            f"allowed: {', '.join(labels)}; mend the manifest, or train on that label too"
+        )
+    return index.astype(np.int64)
+
+
+def summarise(scanned: pd.DataFrame) -> pd.DataFrame:
+    """Count recordings by split and class, and in all.
+
+    Returns:
+        The columns split, label, files (rows of the manifest), groups (0 without groups), minutes,
+        mean and sd (sample standard deviation, ddof=1) of the duration in seconds. Per split the
+        classes by name and then a row with the label "total"; at last, where there are several
+        splits, a row with both "total". Without splits (or labels), all count as "all".
+    """
+    named = {name: scanned.get(name, "all") for name in ("split", "label")}
+    frame = pd.DataFrame({"duration": scanned["duration"], **named})
+    frame["group"] = scanned["group"].replace("", None) if "group" in scanned else None
+    parts = []
+    for split in [name for name in (*SPLITS, "all") if (frame["split"] == name).any()]:
+        part = frame[frame["split"] == split]
+        parts += [_count(split, str(label), rows) for label, rows in part.groupby("label")]
+        parts.append(_count(split, "total", part))
+    if frame["split"].nunique() > 1:
+        parts.append(_count("total", "total", frame))
+    return pd.DataFrame(parts)
+
+
+def _count(split: str, label: str, rows: pd.DataFrame) -> dict[str, object]:
+    return {
+        "split": split,
+        "label": label,
+        "files": len(rows),
+        "groups": rows["group"].nunique(),
+        "minutes": rows["duration"].sum() / 60,
+        "mean": rows["duration"].mean(),
+        "sd": rows["duration"].std(ddof=1),
+    }
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a user should know before training; recordings by their paths.
+
+    ``sample_rates`` and ``channels`` count recordings by value. ``identical`` holds sets of
+    recordings of the same content; those of them in more than one split are in ``leaking``,
+    those of more than one label in ``contradicting``.
+    """
+
+    sample_rates: dict[int, int]
+    channels: dict[int, int]
+    clipped: list[str]
+    silent: list[str]
+    identical: list[list[str]]
+    leaking: list[list[str]]
+    contradicting: list[list[str]]
+
+
+def findings(scanned: pd.DataFrame) -> Findings:
+    """Collect what is unusual in scanned recordings."""
+    repeated = scanned[scanned.duplicated("digest", keep=False)]
+    sets = [rows for _, rows in repeated.groupby("digest", sort=False)]
+
+    def differing(column: str) -> list[list[str]]:
+        found = [rows for rows in sets if column in rows and rows[column].nunique() > 1]
+        return [rows["path"].tolist() for rows in found]
+
+    return Findings(
+        sample_rates=_value_counts(scanned["sample_rate"]),
+        channels=_value_counts(scanned["channels"]),
+        clipped=scanned.loc[scanned["clipped"], "path"].tolist(),
+        silent=scanned.loc[scanned["silent"], "path"].tolist(),
+        identical=[rows["path"].tolist() for rows in sets],
+        leaking=differing("split"),
+        contradicting=differing("label"),
+    )
+
+
+def _value_counts(column: "pd.Series[int]") -> dict[int, int]:
+    values, counts = np.unique(column.to_numpy(np.int64), return_counts=True)
+    return dict(zip(values.tolist(), counts.tolist(), strict=True))
+
+
+def summary_tables(scanned: pd.DataFrame) -> list[Table | str]:
+    """All of :func:`summarise` and :func:`findings`, ready for ``rich`` to print."""
+    table = Table(title="Recordings")
+    for name in ("split", "label"):
+        table.add_column(name)
+    for name in ("files", "groups", "minutes", "mean (s)", "sd (s)"):
+        table.add_column(name, justify="right")
+    for row in summarise(scanned).to_dict("records"):
+        numbers = [f"{row[name]:.2f}" for name in ("minutes", "mean", "sd")]
+        counts = [str(row["files"]), str(row["groups"] or "-")]
+        shown = [escape(str(row["split"])), escape(str(row["label"])), *counts, *numbers]
+        table.add_row(*["-" if text == "nan" else text for text in shown])
+    return [table, *_remarks(findings(scanned))]
+
+
+def _remarks(found: Findings) -> list[str]:
+    rates = ", ".join(f"{rate} Hz: {n}" for rate, n in found.sample_rates.items())
+    channels = ", ".join(f"{n_channels}: {n}" for n_channels, n in found.channels.items())
+    lists = {
+        "Clipped": found.clipped,
+        "Silent": found.silent,
+        "Identical recordings": _equations(found.identical),
+        "WARNING: identical recordings in different splits": _equations(found.leaking),
+        "WARNING: identical recordings with different labels": _equations(found.contradicting),
+    }
+    remarks = [_shorten(title, items) for title, items in lists.items() if items]
+    return [f"Sample rates: {rates}", f"Channels: {channels}", *remarks]
+
+
+def _equations(sets: list[list[str]]) -> list[str]:
+    return [" = ".join(paths) for paths in sets]
+
+
+def _shorten(title: str, items: list[str], limit: int = 5) -> str:
+    more = [f"and {len(items) - limit} more"] if len(items) > limit else []
+    return escape(f"{title} ({len(items)}): {', '.join([*items[:limit], *more])}")

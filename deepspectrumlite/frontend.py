@@ -1,0 +1,298 @@
+"""The front-end: waveform -> power -> log-mel (or MFCC) -> colour-mapped image, in one nn.Module.
+
+The single place that turns samples into pixels. It uses only real matrix products, elementwise
+arithmetic and one table look-up, so the very same graph trains, evaluates and exports.
+
+Conventions, which differ silently between libraries:
+
+* frames: periodic Hann window, no centre padding, samples after the last whole frame unused;
+* spectrum: power; a frame shorter than the transform is zero-padded at its end;
+* mel: ``1127 ln(1 + f / 700)``, triangles linear on the mel axis, peak 1, no area norm, and the
+  bin at 0 Hz belongs to no band;
+* decibels: ``10 log10(max(power, 1e-16))``, limited to ``top_db`` below the segment's maximum;
+* MFCC: from the log of the *squared* mel relative to the segment's maximum, DCT-II with
+  ``sqrt(2 / N)`` on every coefficient, lifter ``1 + L / 2 sin(pi n / L)``;
+* colour: minimum to maximum of the segment onto a table of 256 entries, linearly interpolated;
+* image: low frequencies at the bottom, time to the right; resized after the colour map, with
+  half-pixel centres, and a bicubic kernel with a = -0.5.
+"""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from deepspectrumlite.config import DataSection, FrontEndSection
+
+FLOOR = 1e-16
+
+Floats = npt.NDArray[np.float64]
+
+# Made by: numpy.savez_compressed("colormaps.npz", **{name: matplotlib.colormaps[name](
+#     numpy.arange(256))[:, :3].astype("float32") for name in names})
+_COLOR_MAPS = Path(__file__).parent / "colormaps.npz"
+
+
+class FrontEnd(nn.Module):
+    """``(batch, num_samples)`` waveforms to ``(batch, 3, height, width)`` images in 0..1.
+
+    Samples are mono, float32, nominally in -1..1, at ``data.sample_rate``, and exactly
+    ``data.segment_samples`` many.
+    """
+
+    window: Tensor
+    mel: Tensor
+    bins: Tensor
+    dct: Tensor
+    colors: Tensor
+    rows: Tensor
+    columns: Tensor
+
+    def __init__(self, section: FrontEndSection, data: DataSection) -> None:
+        super().__init__()
+        rate = data.sample_rate
+        self.section = section
+        self.num_samples = data.segment_samples
+        self.hop_length = section.hop_length(rate)
+        self.win_length = section.win_length(rate)
+        self.n_fft = section.n_fft(rate)
+        self.n_frames = 1 + (self.num_samples - self.win_length) // self.hop_length
+        self.dft = RealDFT(self.n_fft)
+        # tf.signal.hann_window, numpy.hanning(n + 1)[:-1]: periodic, not symmetric.
+        window = np.hanning(self.win_length + 1)[:-1]
+        self._constant("window", window)
+        if section.frequency == "mel":
+            mel = mel_matrix(section.n_mels, self.n_fft, rate, section.fmin, section.fmax_hz(rate))
+            self._constant("mel", self.dft.scatter_rows(mel))
+            n_bands = section.n_mels
+        else:
+            hertz = np.arange(self.n_fft // 2 + 1) * rate / self.n_fft
+            bins = np.flatnonzero((hertz >= section.fmin) & (hertz <= section.fmax_hz(rate)))
+            self.register_buffer(
+                "bins", torch.from_numpy(self.dft.position[bins]), persistent=False
+            )
+            n_bands = len(bins)
+        if section.n_mfcc:
+            self._constant("dct", dct_matrix(section.n_mels, section.n_mfcc, section.lifter))
+            n_bands = section.n_mfcc
+        self.n_bands = n_bands
+        if section.color_map != "none":
+            self._constant("colors", color_table(section.color_map))
+        self._constant("rows", resize_matrix(n_bands, section.image_height, section)[::-1])
+        self._constant("columns", resize_matrix(self.n_frames, section.image_width, section).T)
+
+    def _constant(self, name: str, values: Floats) -> None:
+        # Not saved with the weights: the recipe makes them anew.
+        tensor = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
+        self.register_buffer(name, tensor, persistent=False)
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """``(batch, num_samples)`` -> ``(batch, 3, height, width)``, in 0..1."""
+        return self.resize(self.colorize(self.features(waveform)))
+
+    def features(self, waveform: Tensor) -> Tensor:
+        """``(batch, num_samples)`` -> ``(batch, n_frames, n_bands)``: dB, power, or MFCC."""
+        return self.scale(self.power(self.normalise(waveform)))
+
+    def normalise(self, waveform: Tensor) -> Tensor:
+        """``(batch, num_samples)`` -> the same with a peak of 1, where the recipe asks for it."""
+        if not self.section.peak_normalise:
+            return waveform
+        peak = waveform.abs().amax(dim=-1, keepdim=True)
+        return waveform / peak.clamp(min=1e-8)
+
+    def power(self, waveform: Tensor) -> Tensor:
+        """``(batch, num_samples)`` -> ``(batch, n_frames, n_bands)``, bands in power."""
+        frames = self.frames(waveform) * self.window
+        frames = functional.pad(frames, (0, self.n_fft - self.win_length))
+        spectrum = self.dft(frames)
+        if self.section.frequency == "mel":
+            return spectrum @ self.mel
+        return spectrum.index_select(-1, self.bins)
+
+    def scale(self, power: Tensor) -> Tensor:
+        """``(batch, n_frames, n_bands)`` in power -> the same in dB, or ``n_mfcc`` coefficients."""
+        if self.section.scale == "power":
+            return power
+        log_power = 10 * torch.log10(power.clamp(min=FLOOR))
+        if self.section.n_mfcc:
+            log_power = 2 * (log_power - log_power.amax(dim=(1, 2), keepdim=True))
+        if self.section.top_db != "none":
+            floor = log_power.amax(dim=(1, 2), keepdim=True) - self.section.top_db
+            log_power = torch.maximum(log_power, floor)
+        return log_power @ self.dct if self.section.n_mfcc else log_power
+
+    def frames(self, waveform: Tensor) -> Tensor:
+        """``(batch, num_samples)`` -> ``(batch, n_frames, win_length)``, overlapping.
+
+        Joins shifted slices of whole hops: ``unfold`` would become a slow gather when exported.
+        """
+        n_slices = -(-self.win_length // self.hop_length)
+        needed = (self.n_frames + n_slices - 1) * self.hop_length
+        waveform = functional.pad(waveform[:, :needed], (0, max(0, needed - self.num_samples)))
+        hops = waveform.reshape(waveform.shape[0], -1, self.hop_length)
+        slices = [hops[:, i : i + self.n_frames] for i in range(n_slices)]
+        return torch.cat(slices, dim=-1)[:, :, : self.win_length]
+
+    def colorize(self, features: Tensor) -> Tensor:
+        """``(batch, n_frames, n_bands)`` -> ``(batch, 3, n_bands, n_frames)``, in 0..1.
+
+        A constant segment (silence) has no range and takes the first colour.
+        """
+        low = features.amin(dim=(1, 2), keepdim=True)
+        span = features.amax(dim=(1, 2), keepdim=True) - low
+        # Below a millionth of the largest value a span is rounding noise, not a signal.
+        smallest = features.abs().amax(dim=(1, 2), keepdim=True) * 1e-6 + 1e-30
+        scaled = (features - low) / torch.maximum(span, smallest)
+        scaled = scaled.transpose(1, 2)
+        if self.section.color_map == "none":
+            return scaled.unsqueeze(1).expand(-1, 3, -1, -1)
+        position = scaled * 255
+        entry = position.floor().clamp(max=254)
+        colors = functional.embedding(entry.long(), self.colors)
+        mixed = colors[..., :3] + colors[..., 3:] * (position - entry).unsqueeze(-1)
+        return mixed.permute(0, 3, 1, 2)
+
+    def resize(self, image: Tensor) -> Tensor:
+        """``(batch, 3, n_bands, n_frames)`` -> ``(batch, 3, height, width)``, low bands last."""
+        resized = self.rows @ (image @ self.columns)
+        # A bicubic kernel overshoots at edges.
+        return resized.clamp(0, 1) if self.section.resize == "bicubic" else resized
+
+
+class RealDFT(nn.Module):
+    """Power spectrum of real frames by a four-step (Cooley-Tukey) transform.
+
+    With ``n_fft = rows * columns`` and samples ``n = columns a + b``, bin ``k = p + rows q`` is
+    ``sum_b W_columns^(b q) W_n_fft^(b p) sum_a x[n] W_rows^(a p)``: two small real matrix products
+    with a twiddle factor between them. A real input needs ``p = 0 .. rows / 2`` only; the other
+    bins are mirror images. Bins come out in the order ``(p, q)``; see :attr:`position`.
+
+    Source: Bailey 1990, "FFTs in external or hierarchical memory".
+    """
+
+    first: Tensor
+    twiddle_real: Tensor
+    twiddle_imag: Tensor
+    second: Tensor
+
+    def __init__(self, n_fft: int) -> None:
+        super().__init__()
+        self.rows, self.columns = _two_factors(n_fft)
+        self.n_rows = self.rows // 2 + 1
+        a, p = np.arange(self.rows), np.arange(self.n_rows)
+        b, q = np.arange(self.columns), np.arange(self.columns)
+        first = np.exp(-2j * np.pi * np.outer(a, p) / self.rows)
+        twiddle = np.exp(-2j * np.pi * np.outer(b, p) / n_fft)
+        second = np.exp(-2j * np.pi * np.outer(b, q) / self.columns)
+        self._constant("first", np.hstack([first.real, first.imag]))
+        self._constant("twiddle_real", twiddle.real)
+        self._constant("twiddle_imag", twiddle.imag)
+        self._constant(
+            "second",
+            np.block([[second.real, second.imag], [-second.imag, second.real]]),
+        )
+        k = (p[:, None] + self.rows * q[None, :]).ravel()
+        # Index of bin 0 .. n_fft // 2 in the output; either of two mirrored bins will do.
+        self.position = np.zeros(n_fft // 2 + 1, dtype=np.int64)
+        self.position[np.minimum(k, n_fft - k)] = np.arange(len(k))
+
+    def _constant(self, name: str, values: Floats) -> None:
+        tensor = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
+        self.register_buffer(name, tensor, persistent=False)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """``(batch, n_frames, n_fft)`` -> ``(batch, n_frames, n_rows * columns)``, in power."""
+        batch, n_frames, _ = frames.shape
+        grid = frames.reshape(batch, n_frames, self.rows, self.columns).transpose(2, 3)
+        real, imag = (grid @ self.first).split(self.n_rows, dim=-1)
+        turned_real = real * self.twiddle_real - imag * self.twiddle_imag
+        turned_imag = real * self.twiddle_imag + imag * self.twiddle_real
+        turned = torch.cat([turned_real, turned_imag], dim=2).transpose(2, 3)
+        real, imag = (turned @ self.second).split(self.columns, dim=-1)
+        return (real * real + imag * imag).reshape(batch, n_frames, -1)
+
+    def scatter_rows(self, matrix: Floats) -> Floats:
+        """``(n_fft // 2 + 1, n)`` -> ``(n_rows * columns, n)``: rows where their bins come out."""
+        scattered = np.zeros((self.n_rows * self.columns, matrix.shape[1]))
+        scattered[self.position] = matrix
+        return scattered
+
+
+def _two_factors(n: int) -> tuple[int, int]:
+    """The factors of n nearest to its square root, the larger first."""
+    small = next(f for f in range(math.isqrt(n), 0, -1) if n % f == 0)
+    return n // small, small
+
+
+def hertz_to_mel(hertz: Floats | float) -> Floats:
+    """HTK's mel scale (O'Shaughnessy 1987), elementwise.
+
+    >>> hertz_to_mel(1000.0).round(3)
+    np.float64(999.989)
+    """
+    mel: Floats = 1127 * np.log1p(np.asarray(hertz) / 700)
+    return mel
+
+
+def mel_matrix(n_mels: int, n_fft: int, sample_rate: int, fmin: float, fmax: float) -> Floats:
+    """Triangular bands, linear on the mel axis: ``(n_fft // 2 + 1, n_mels)``, peak 1."""
+    mels = hertz_to_mel(np.arange(n_fft // 2 + 1) * sample_rate / n_fft)[:, None]
+    edges = np.linspace(hertz_to_mel(fmin), hertz_to_mel(fmax), n_mels + 2)
+    lower, centre, upper = edges[:-2], edges[1:-1], edges[2:]
+    rising = (mels - lower) / (centre - lower)
+    falling = (upper - mels) / (upper - centre)
+    matrix = np.maximum(0, np.minimum(rising, falling))
+    matrix[0] = 0
+    return matrix
+
+
+def dct_matrix(n_mels: int, n_mfcc: int, lifter: int) -> Floats:
+    """DCT-II times the cepstral lifter: ``(n_mels, n_mfcc)``."""
+    band, n = np.arange(n_mels)[:, None], np.arange(n_mfcc)[None, :]
+    matrix = np.sqrt(2 / n_mels) * np.cos(np.pi * n * (2 * band + 1) / (2 * n_mels))
+    return matrix * (1 + lifter / 2 * np.sin(np.pi * n / lifter)) if lifter else matrix
+
+
+def color_table(name: str) -> Floats:
+    """``(255, 6)``: each entry's red, green, blue, and the step to the next entry."""
+    with np.load(_COLOR_MAPS) as maps:
+        colors = maps[name]
+    return np.hstack([colors[:-1], np.diff(colors, axis=0)])
+
+
+def resize_matrix(n_in: int, n_out: int, section: FrontEndSection) -> Floats:
+    """``(n_out, n_in)``: weights of the input points for each output point; rows sum to 1.
+
+    With anti-aliasing the kernel is widened by the factor of reduction, as image libraries do.
+    """
+    scale = n_in / n_out
+    centres = (np.arange(n_out) + 0.5) * scale
+    if section.resize == "nearest":
+        return np.eye(n_in)[np.minimum(np.floor(centres).astype(int), n_in - 1)]
+    if section.resize == "area":
+        lower, upper = np.arange(n_out)[:, None] * scale, (np.arange(n_out)[:, None] + 1) * scale
+        point = np.arange(n_in)[None, :]
+        weights = np.clip(np.minimum(point + 1, upper) - np.maximum(point, lower), 0, None)
+        return weights / weights.sum(axis=1, keepdims=True)
+    width = max(scale, 1.0) if section.antialias else 1.0
+    distance = (np.arange(n_in)[None, :] + 0.5 - centres[:, None]) / width
+    kernel = _cubic if section.resize == "bicubic" else _triangle
+    weights = kernel(np.abs(distance))
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def _triangle(distance: Floats) -> Floats:
+    return np.maximum(0, 1 - distance)
+
+
+def _cubic(distance: Floats, a: float = -0.5) -> Floats:
+    """Keys 1981, "Cubic convolution interpolation for digital image processing", eq. 15."""
+    d = distance
+    near = (a + 2) * d**3 - (a + 3) * d**2 + 1
+    far = a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a
+    return np.where(d <= 1, near, np.where(d < 2, far, 0))

@@ -1,0 +1,441 @@
+"""The list of recordings: read it, check it, split it, write it.
+
+A manifest is a CSV, TSV, JSON Lines or Parquet file with the columns ``path`` and ``label``, and
+where wanted ``split``, ``group``, ``start`` and ``end`` (in seconds); or a folder per class.
+Everywhere below, a table is what :func:`load_manifest` returns.
+"""
+
+import csv
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from deepspectrumlite.errors import ManifestError
+
+AUDIO_EXTENSIONS = frozenset(
+    {".aif", ".aifc", ".aiff", ".au", ".caf", ".flac", ".w64", ".wav"}
+    | {".aac", ".amr", ".m4a", ".mp3", ".mp4", ".oga", ".ogg", ".opus", ".webm", ".wma"}
+)
+SPLITS = ("train", "devel", "test")
+_SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("devel", "dev", "development", "val", "valid", "validation"), "devel"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+_COLUMNS = ("path", "label", "split", "group", "start", "end")
+# With groups, this many random draws compete, and the most balanced one wins.
+_DRAWS = 100
+
+
+def load_manifest(source: Path, *, need_labels: bool = True) -> pd.DataFrame:
+    """Read and check a list of recordings. Whether the recordings exist is not checked here.
+
+    Args:
+        source: a .csv, .tsv, .jsonl, .ndjson or .parquet file, or a folder with a sub-folder per
+            class (``folder/label/...`` or ``folder/split/label/...``)
+        need_labels: whether a label per recording is a must; without, a folder's recordings
+            get no label at all
+
+    Returns:
+        A table with index 0 to n - 1 and the columns ``path`` (absolute), ``label`` (text, as
+        written); ``split`` (train, devel, test), ``group`` (text, empty: none), ``start`` (in
+        seconds), ``end`` (in seconds, NaN: to the end) where given; then any others.
+
+    Raises:
+        ManifestError: the manifest is missing, of another type or inconsistent
+    """
+    source = Path(source)
+    table = _read_folder(source, need_labels) if source.is_dir() else _read_file(source)
+    # Until here and in the checks, the index is the row number that the user sees.
+    table = _tidy(_check_columns(table, source, need_labels), source, need_labels)
+    table = table.reset_index(drop=True)
+    table.attrs["manifest"] = str(source)
+    return table
+
+
+def _read_file(source: Path) -> pd.DataFrame:
+    readers: dict[str, Callable[[Path], pd.DataFrame]] = {
+        ".csv": _read_csv,
+        ".tsv": _read_csv,
+        ".jsonl": _read_jsonl,
+        ".ndjson": _read_jsonl,
+        ".parquet": _read_parquet,
+    }
+    allowed = f"allowed: {', '.join(readers)}, or a folder with a sub-folder per class"
+    if not source.exists():
+        raise ManifestError(f"{source}: no such manifest; {allowed}")
+    suffix = source.suffix.lower()
+    if suffix not in readers:
+        raise ManifestError(f"{source}: a manifest cannot be of type {suffix!r}; {allowed}")
+    try:
+        return readers[suffix](source)
+    except (ValueError, OSError, csv.Error) as error:
+        reason = " ".join(str(error).split())
+        raise ManifestError(
+            f"{source}: cannot be read as {suffix}: {reason}; mend that row, or save it again "
+            "as UTF-8 with one header line and as many fields in every row"
+        ) from error
+
+
+def _read_csv(source: Path) -> pd.DataFrame:
+    table = pd.read_csv(
+        source,
+        sep="\t" if source.suffix.lower() == ".tsv" else _delimiter(source),
+        dtype=str,
+        keep_default_na=False,
+        encoding="utf-8-sig",
+        # Blank lines count, or the row numbers in messages would be wrong.
+        skip_blank_lines=False,
+    ).fillna("")
+    if not isinstance(table.index, pd.RangeIndex):
+        # What pandas makes of it: the first column becomes the index.
+        raise ValueError("the rows have more fields than the header")  # noqa: TRY004
+    table.columns = table.columns.str.strip()
+    table.index = pd.RangeIndex(2, len(table) + 2)
+    return table[(table != "").any(axis=1)]
+
+
+def _delimiter(source: Path) -> str:
+    """Comma or semicolon, whichever sets the column path apart in the header."""
+    with source.open(encoding="utf-8-sig", newline="") as file:
+        header = file.readline()
+    fields = [name.strip() for name in next(csv.reader([header], delimiter=";"), [])]
+    return ";" if "path" in fields and len(fields) > 1 else ","
+
+
+def _read_jsonl(source: Path) -> pd.DataFrame:
+    lines = source.read_text(encoding="utf-8-sig").split("\n")
+    rows = {n: _json_object(n, line) for n, line in enumerate(lines, 1) if line.strip()}
+    return pd.DataFrame(list(rows.values()), index=pd.Index(list(rows)), dtype=object)
+
+
+def _json_object(row: int, line: str) -> dict[str, object]:
+    try:
+        # Numbers as they are written, so that a label 1.0 stays "1.0".
+        values = json.loads(line, parse_int=str, parse_float=str)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"row {row} is not JSON ({error.msg}, column {error.colno})") from None
+    if not isinstance(values, dict):
+        raise ValueError(f'row {row} is not an object like {{"path": "a.wav", "label": "x"}}')  # noqa: TRY004
+    return values
+
+
+def _read_parquet(source: Path) -> pd.DataFrame:
+    # Nullable types, or one missing value would turn the group 7 into "7.0".
+    table = pd.read_parquet(source, dtype_backend="numpy_nullable")
+    table.index = pd.RangeIndex(1, len(table) + 1)
+    return table
+
+
+def _read_folder(source: Path, need_labels: bool) -> pd.DataFrame:
+    if not need_labels:
+        return pd.DataFrame({"path": _recordings(source)}, dtype=object)
+    folders = _folders(source)
+    as_splits = [folder for folder in folders if folder.name.lower() in _SPLIT_NAMES]
+    if len(as_splits) < len(folders) or not folders:
+        if len(as_splits) > 1:
+            raise ManifestError(
+                f"{source}: the folders {', '.join(f.name for f in as_splits)} look like splits, "
+                f"but {next(f.name for f in folders if f not in as_splits)} does not; allowed: "
+                "only splits, or only classes; rename or move the folder"
+            )
+        return _read_classes(source)
+    tables = [_read_classes(f).assign(split=f.name) for f in folders]
+    return pd.concat(tables, ignore_index=True)
+
+
+def _read_classes(source: Path) -> pd.DataFrame:
+    loose = [path for path in source.iterdir() if _is_recording(path)]
+    if loose:
+        raise ManifestError(
+            f"{min(loose)}: a recording outside of a class folder; allowed: "
+            f"{source / 'LABEL' / loose[0].name}; move it into the folder of its class"
+        )
+    paths: list[str] = []
+    labels: list[str] = []
+    for folder in _folders(source):
+        found = _recordings(folder)
+        if not found:
+            raise ManifestError(
+                f"{folder}: a class folder without recordings; allowed: files ending in "
+                f"{' '.join(sorted(AUDIO_EXTENSIONS))}; add some, or remove the folder"
+            )
+        paths += found
+        labels += [folder.name] * len(found)
+    return pd.DataFrame({"path": paths, "label": labels}, dtype=object)
+
+
+def _folders(source: Path) -> list[Path]:
+    return sorted(p for p in source.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _recordings(folder: Path) -> list[str]:
+    return sorted(str(path.absolute()) for path in folder.rglob("*") if _is_recording(path))
+
+
+def _is_recording(path: Path) -> bool:
+    # macOS leaves a ._name.wav beside name.wav on foreign disks: not audio.
+    hidden = path.name.startswith(".")
+    return path.suffix.lower() in AUDIO_EXTENSIONS and not hidden and path.is_file()
+
+
+def _check_columns(table: pd.DataFrame, source: Path, need_labels: bool) -> pd.DataFrame:
+    """Refuse what lacks rows or columns, and put the known columns first."""
+    if table.empty:
+        raise ManifestError(f"{source}: no recordings in it; add at least one")
+    missing = [name for name in ("path", "label")[: 1 + need_labels] if name not in table]
+    if missing:
+        raise ManifestError(
+            f"{source}: no column {' and '.join(missing)}, only {', '.join(map(str, table))}; "
+            "allowed: path, label, and where wanted split, group, start, end; rename the columns"
+        )
+    known = [name for name in _COLUMNS if name in table]
+    return table[known + [name for name in table if name not in _COLUMNS]].copy()
+
+
+def _tidy(table: pd.DataFrame, source: Path, need_labels: bool) -> pd.DataFrame:
+    for name in ("path", "label", "group"):
+        if name in table:
+            table[name] = _text(table[name])
+    for name in ("path", "label")[: 1 + need_labels]:
+        _refuse(source, table[name], table[name].str.strip() == "", "some text; fill it in")
+    folder = Path(os.path.normpath(source.absolute().parent))
+    paths = [os.path.normpath(folder / path) for path in table["path"]]
+    table["path"] = pd.Series(paths, index=table.index, dtype=object)
+    if "split" in table:
+        names = _text(table["split"]).str.strip().str.lower().map(_SPLIT_NAMES)
+        _refuse(source, table["split"], names.isna(), f"{', '.join(SPLITS)}; mend the row")
+        table["split"] = names
+    if "start" in table:
+        table["start"] = _seconds(source, table["start"]).fillna(0.0)
+    if "end" in table:
+        table["end"] = _seconds(source, table["end"])
+        start = table.get("start", 0.0)
+        _refuse(source, table["end"], table["end"] <= start, "a time after the start; mend the row")
+    _refuse_duplicates(source, table)
+    return table
+
+
+def _text(column: "pd.Series[str]") -> "pd.Series[str]":
+    return column.astype("string").fillna("").astype(object)
+
+
+def _seconds(source: Path, column: "pd.Series[str]") -> "pd.Series[float]":
+    text = _text(column).str.strip()
+    seconds = pd.to_numeric(text.where(text != ""), errors="coerce").astype(float)
+    bad = (text != "") & ~((seconds >= 0) & np.isfinite(seconds))
+    _refuse(source, column, bad, "seconds from 0 on, like 1.5, or nothing; mend the row")
+    return seconds
+
+
+def _refuse(source: Path, column: "pd.Series[str]", bad: "pd.Series[bool]", allowed: str) -> None:
+    """Raise for the first row that is bad."""
+    if bad.any():
+        first = int(bad.to_numpy().argmax())
+        row, given = bad.index[first], str(column.iloc[first])
+        raise ManifestError(f"{source}: row {row}: {column.name} is {given!r}; allowed: {allowed}")
+
+
+def _refuse_duplicates(source: Path, table: pd.DataFrame) -> None:
+    keys = [name for name in ("path", "start", "end") if name in table]
+    repeated = table.duplicated(keys).to_numpy()
+    if repeated.any():
+        last = int(repeated.argmax())
+        first = int(table.iloc[: last + 1].duplicated(keys, keep=False).to_numpy().argmax())
+        raise ManifestError(
+            f"{source}: row {table.index[last]}: path is {table['path'].iloc[last]!r}, the same "
+            f"{', '.join(keys)} as in row {table.index[first]}; allowed: each once; remove one"
+        )
+
+
+def require_splits(table: pd.DataFrame, names: Sequence[str]) -> None:
+    """Raise ManifestError where one of the named splits has no recording."""
+    present = set(table["split"]) if "split" in table else set()
+    missing = [name for name in names if name not in present]
+    if missing:
+        _fail(
+            table,
+            f"no recording in {' and '.join(missing)}, only in "
+            f"{', '.join(sorted(present)) or 'no split at all'}; needed: {', '.join(names)}; "
+            "add such rows, or leave out the column split to have splits made",
+        )
+
+
+def check_splits(table: pd.DataFrame, *, allow_group_overlap: bool = False) -> None:
+    """Check what must hold between splits; without splits there is nothing to check.
+
+    A recording without a group (several rows may be spans of one file) is a group of its own.
+
+    Raises:
+        ManifestError: a label of devel or test is not in train, or a group is in two splits and
+            that is not allowed
+    """
+    if "split" not in table:
+        return
+    train = table["split"] == "train"
+    if train.any() and "label" in table:
+        unseen = table.loc[~train & ~table["label"].isin(table.loc[train, "label"])]
+        if len(unseen):
+            label, split = unseen.iloc[0][["label", "split"]]
+            _fail(
+                table,
+                f"label {label!r} is in {split} but not in train; allowed: labels that train "
+                "has; add such recordings to train, or remove the label",
+            )
+    if not allow_group_overlap:
+        _check_groups(table)
+
+
+def _check_groups(table: pd.DataFrame) -> None:
+    pairs = pd.DataFrame({"unit": _units(table), "split": table["split"]}).drop_duplicates()
+    clashes = pairs[pairs.duplicated("unit", keep=False)]
+    if len(clashes):
+        unit = clashes["unit"].iloc[0]
+        splits = clashes.loc[clashes["unit"] == unit, "split"]
+        others = clashes["unit"].nunique() - 1
+        _fail(
+            table,
+            f"group {unit!r} is in {' and '.join(splits)}"
+            f"{f', and so with {others} more' if others else ''}; allowed: each group in one "
+            "split, or results look too good; move its rows, or pass --allow-group-overlap",
+        )
+
+
+def make_splits(
+    table: pd.DataFrame, *, devel_share: float, test_share: float, seed: int
+) -> pd.DataFrame:
+    """Add the column ``split`` where there is none; no group stands in two splits.
+
+    Classes are kept in proportion, as far as groups allow, and all are in train. The result
+    depends on the seed and on the set of rows, not on their order. Where the manifest has train
+    but not devel, devel is taken from train, see :func:`make_devel`. Else nothing is changed.
+
+    Args:
+        table: with the column ``label``
+        devel_share: of all recordings, or where train is given, of those in train
+        test_share: of all recordings
+        seed: of the random draws
+
+    Raises:
+        ManifestError: a class has too few recordings or groups for that
+    """
+    if "split" in table:
+        present = set(table["split"])
+        makes_devel = "train" in present and "devel" not in present
+        return make_devel(table, devel_share=devel_share, seed=seed) if makes_devel else table
+    _check_enough(table, 3)
+    test = _draw(table, test_share, seed)
+    table = table.assign(split=np.where(test, "test", "train"))
+    return _take_devel(table, devel_share / (1 - test_share), seed)
+
+
+def make_devel(table: pd.DataFrame, *, devel_share: float, seed: int) -> pd.DataFrame:
+    """Move a share of train to devel, in the manner of :func:`make_splits`."""
+    _check_enough(table[table["split"] == "train"], 2)
+    return _take_devel(table, devel_share, seed)
+
+
+def _take_devel(table: pd.DataFrame, share: float, seed: int) -> pd.DataFrame:
+    train = table[table["split"] == "train"]
+    devel = _draw(train, share, seed)
+    split = table["split"].copy()
+    split[train.index[devel]] = "devel"
+    return table.assign(split=split)
+
+
+def _units(table: pd.DataFrame) -> "pd.Series[str]":
+    """What must stay in one split: the group, or where there is none, the file."""
+    if "group" not in table:
+        return table["path"]
+    return table["group"].where(table["group"] != "", table["path"])
+
+
+def _check_enough(table: pd.DataFrame, splits: int) -> None:
+    units = _units(table)
+    grouped = "group" in table and bool((table["group"] != "").any())
+    what = "groups" if grouped else "recordings"
+    advice = f"add {what}, or give the splits yourself in a column split"
+    if units.nunique() < splits:
+        _fail(table, f"{units.nunique()} {what} in all; allowed: {splits} or more; {advice}")
+    # Groups may mix classes: two suffice to have a class in train and in another split.
+    needed = 2 if grouped else splits
+    counts = units.groupby(table["label"]).nunique()
+    if counts.min() < needed:
+        _fail(
+            table,
+            f"label {counts.idxmin()!r} has {counts.min()} {what}; allowed: {needed} or more to "
+            f"be split; {advice}",
+        )
+
+
+def _draw(table: pd.DataFrame, share: float, seed: int) -> npt.NDArray[np.bool_]:
+    """Choose the rows of a split: (num_rows,) bool.
+
+    Whole groups are drawn, by turns within each class (of most of their rows) and from all
+    groups at once; the former finds every class where groups are pure, the latter balances
+    groups that mix classes. scikit-learn's stratified splitters cannot serve here: they refuse
+    classes that are smaller than the number of folds, or leave them out of the split.
+    """
+    units = _units(table)
+    counts = pd.crosstab(units, table["label"])  # sorted: the order of the rows is of no effect
+    single = bool((counts.sum(axis=1) == 1).all())
+    classes = counts.to_numpy().argmax(axis=1)
+    best_cost = np.inf
+    best: npt.NDArray[np.int64] | None = None
+    for draw in range(1 if single else _DRAWS):
+        strata = classes if draw % 2 == 0 else np.zeros_like(classes)
+        held = _draw_units(strata, share, seed + draw)
+        cost = _imbalance(counts.to_numpy(), held, share)
+        if cost < best_cost:
+            best_cost, best = cost, held
+    if best is None:
+        _fail(
+            table,
+            f"no draw of groups out of {len(counts)} leaves every label in train; allowed: each "
+            "label in several groups; add groups, or give the splits yourself in a column split",
+        )
+    return units.isin(counts.index[best]).to_numpy()
+
+
+def _draw_units(strata: npt.NDArray[np.int64], share: float, seed: int) -> npt.NDArray[np.int64]:
+    """Draw a share of each stratum, at least one and never all; (num_drawn,) positions."""
+    # Imported here: predicting reads manifests too, but needs no scikit-learn.
+    from sklearn.model_selection import train_test_split
+
+    drawn = [np.empty(0, np.int64)]
+    for stratum in np.unique(strata):
+        members = np.flatnonzero(strata == stratum)
+        if len(members) > 1:
+            size = min(max(1, round(share * len(members))), len(members) - 1)
+            drawn.append(train_test_split(members, test_size=size, random_state=seed)[1])
+    return np.concatenate(drawn)
+
+
+def _imbalance(counts: npt.NDArray[np.int64], drawn: npt.NDArray[np.int64], share: float) -> float:
+    """How far a draw is from the share, in all and per class; counts: (num_units, num_classes)."""
+    total, held = counts.sum(axis=0), counts[drawn].sum(axis=0)
+    if (held == total).any() or not held.any():
+        return float("inf")
+    # A class that the split lacks cannot be judged at all: worse than any disproportion.
+    uneven = np.abs(held / total - share).sum() + (held == 0).sum()
+    return float(uneven + abs(held.sum() / total.sum() - share))
+
+
+def write_manifest(table: pd.DataFrame, path: Path) -> None:
+    """Write a CSV manifest that :func:`load_manifest` reads back the same.
+
+    Paths below the folder of the manifest become relative to it, so that both can move together.
+    """
+    folder = os.path.normpath(Path(path).absolute().parent)
+    relative = table["path"].str.removeprefix(folder + os.sep)
+    table.assign(path=relative).to_csv(path, index=False, encoding="utf-8", lineterminator="\n")
+
+
+def _fail(table: pd.DataFrame, problem: str) -> NoReturn:
+    raise ManifestError(f"{table.attrs.get('manifest', 'manifest')}: {problem}")

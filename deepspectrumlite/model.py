@@ -1,0 +1,178 @@
+"""The classifier: front-end, backbone and head in one module, and the folder it is saved in."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from deepspectrumlite import __version__
+from deepspectrumlite.backbones import create_backbone
+from deepspectrumlite.config import ModelSection, Recipe, parse_recipe
+from deepspectrumlite.errors import ModelError, RecipeError
+from deepspectrumlite.frontend import FrontEnd
+
+T = TypeVar("T")
+
+FORMAT = 1
+FILES = ("recipe.json", "labels.json", "model.safetensors")
+
+
+class AReLU(nn.Module):
+    """Attention-based rectified linear unit with two learned parameters, elementwise.
+
+    Positive inputs are amplified by ``1 + sigmoid(beta)``, negative ones scaled by ``alpha``,
+    clamped to 0.01..0.99. Source: Chen, Li and Xu 2020, arXiv 2006.13858, eq. 6.
+    """
+
+    def __init__(self, alpha: float = 0.9, beta: float = 2.0) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.tensor(alpha))
+        self.beta = nn.Parameter(torch.tensor(beta))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape -> the same shape."""
+        positive = (1 + torch.sigmoid(self.beta)) * torch.relu(x)
+        return positive - self.alpha.clamp(0.01, 0.99) * torch.relu(-x)
+
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "arelu": AReLU,
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "relu": nn.ReLU,
+    "silu": nn.SiLU,
+    "tanh": nn.Tanh,
+}
+
+
+class Classifier(nn.Module):
+    """``(batch, num_samples)`` waveforms to ``(batch, n_labels)`` scores."""
+
+    def __init__(self, recipe: Recipe, labels: Sequence[str], weights: str | None = None) -> None:
+        """Build the network; ``weights`` overrides ``recipe.model.weights``."""
+        super().__init__()
+        self.recipe = recipe
+        self.labels = list(labels)
+        self.frontend = FrontEnd(recipe.frontend, recipe.data)
+        size = (recipe.frontend.image_height, recipe.frontend.image_width)
+        model = recipe.model
+        self.backbone = create_backbone(model.backbone, weights or model.weights, size)
+        self.head = make_head(model, self.backbone.num_features, len(self.labels))
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """``(batch, num_samples)`` -> ``(batch, n_labels)``: probabilities, or values."""
+        return self.scores(self.logits(self.frontend(waveform)))
+
+    def logits(self, image: Tensor) -> Tensor:
+        """``(batch, 3, height, width)`` -> ``(batch, n_labels)``, before softmax or sigmoid."""
+        logits: Tensor = self.head(self.backbone(image))
+        return logits
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """``(batch, n_labels)`` -> the same, as probabilities, or values as they are."""
+        if self.recipe.model.output == "softmax":
+            return logits.softmax(dim=-1)
+        return logits.sigmoid() if self.recipe.model.output == "sigmoid" else logits
+
+    def save(self, folder: Path) -> None:
+        """Write ``model.safetensors``, ``recipe.json`` and ``labels.json`` into a folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        meta = {"format": FORMAT, "version": __version__, "labels": json.dumps(self.labels)}
+        state = {key: value.contiguous() for key, value in self.state_dict().items()}
+        save_file(state, folder / "model.safetensors", {k: str(v) for k, v in meta.items()})
+        described = {"format": FORMAT, "version": __version__} | self.recipe.model_dump()
+        _write_json(folder / "recipe.json", described)
+        _write_json(folder / "labels.json", self.labels)
+
+
+def make_head(model: ModelSection, num_features: int, n_labels: int) -> nn.Sequential:
+    """The MLP head: ``(batch, num_features)`` -> ``(batch, n_labels)``."""
+    if model.units == 0:
+        return nn.Sequential(nn.Dropout(model.dropout), nn.Linear(num_features, n_labels))
+    return nn.Sequential(
+        nn.Linear(num_features, model.units),
+        ACTIVATIONS[model.activation](),
+        nn.Dropout(model.dropout),
+        nn.Linear(model.units, n_labels),
+    )
+
+
+def load_model(folder: Path) -> Classifier:
+    """Read a model folder, or a run folder that holds one; the model is in evaluation mode.
+
+    Raises:
+        ModelError: no model there, a broken file, other labels than the weights were trained
+            with, or a folder written by a newer version
+    """
+    folder = model_folder(folder)
+    described = _read_json(folder / "recipe.json", dict)
+    labels = _read_json(folder / "labels.json", list)
+    written, version = described.pop("format", None), described.pop("version", "unknown")
+    if not isinstance(written, int) or written > FORMAT:
+        raise ModelError(
+            f"{folder}: written by deepspectrumlite {version} in format {written}; this is "
+            f"{__version__}, which reads up to format {FORMAT}, so upgrade the package"
+        )
+    try:
+        recipe = parse_recipe(described, str(folder / "recipe.json"))
+    except RecipeError as error:
+        raise ModelError(str(error)) from None
+    path = folder / "model.safetensors"
+    try:
+        state = load_file(path)
+        trained_labels = _stored_labels(path)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path}: broken ({error}); copy the folder again") from None
+    if labels != trained_labels:
+        raise ModelError(
+            f"{folder / 'labels.json'}: the labels are {labels}, but the weights were trained "
+            f"with {trained_labels}; restore the file as it was written"
+        )
+    model = Classifier(recipe, labels, weights="random")
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise ModelError(f"{path}: not the weights of its recipe: {error}") from None
+    return model.eval()
+
+
+def model_folder(folder: Path) -> Path:
+    """The folder with the model's files: the given one, or ``model`` inside it.
+
+    Raises:
+        ModelError: neither holds a model
+    """
+    for candidate in (folder, folder / "model"):
+        if (candidate / "recipe.json").is_file() and (candidate / "model.safetensors").is_file():
+            return candidate
+    raise ModelError(
+        f"{folder}: no model there; allowed: a run folder or a model folder with "
+        f"{', '.join(FILES)}, as `deepspectrumlite train` writes them"
+    )
+
+
+def _stored_labels(path: Path) -> list[str]:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        labels: list[str] = json.loads((file.metadata() or {}).get("labels", "[]"))
+    return labels
+
+
+def _write_json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _read_json(path: Path, kind: type[T]) -> T:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: broken ({error}); copy the folder again") from None
+    if not isinstance(value, kind):
+        raise ModelError(f"{path}: holds a {type(value).__name__}, not a {kind.__name__}")
+    return value

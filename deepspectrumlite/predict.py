@@ -1,0 +1,114 @@
+"""Predictions for recordings of any length, in bounded memory."""
+
+import glob
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from deepspectrumlite.audio import audio_info, stream_segments
+from deepspectrumlite.errors import AudioError
+from deepspectrumlite.evaluate import Progress, silent
+from deepspectrumlite.manifest import AUDIO_EXTENSIONS
+from deepspectrumlite.model import Classifier
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model hears in one recording.
+
+    ``scores`` is the mean over the segments: (n_labels,). ``segment_scores`` is
+    (n_segments, n_labels), ``segment_starts`` (n_segments,) in seconds.
+    """
+
+    path: Path
+    labels: list[str]
+    segment_seconds: float
+    segment_starts: np.ndarray = field(repr=False)
+    segment_scores: np.ndarray = field(repr=False)
+
+    @property
+    def scores(self) -> np.ndarray:
+        """Mean over the segments: (n_labels,)."""
+        mean: np.ndarray = self.segment_scores.mean(axis=0)
+        return mean
+
+    @property
+    def label(self) -> str:
+        """The label with the highest score."""
+        return self.labels[int(self.scores.argmax())]
+
+    def to_json(self, *, segments: bool = False) -> dict[str, Any]:
+        """A row for JSON: path, label, scores by label, and the segments where wanted."""
+        row = {"path": str(self.path)} | self._describe(self.scores)
+        if segments:
+            row["segments"] = [
+                {"start": float(start), "end": float(start) + self.segment_seconds}
+                | self._describe(scores)
+                for start, scores in zip(self.segment_starts, self.segment_scores, strict=True)
+            ]
+        return row
+
+    def _describe(self, scores: np.ndarray) -> dict[str, Any]:
+        named = {name: float(score) for name, score in zip(self.labels, scores, strict=True)}
+        return {"label": self.labels[int(scores.argmax())], "scores": named}
+
+
+@torch.inference_mode()
+def predict_file(
+    model: Classifier, path: Path, device: torch.device, progress: Progress = silent
+) -> Prediction:
+    """Score every segment of one recording.
+
+    Raises:
+        AudioError: the recording cannot be read, or is shorter than a segment and the model's
+            recipe drops those
+    """
+    data, size = model.recipe.data, model.recipe.train.batch_size
+    total = max(1, int(audio_info(path).duration_seconds / data.hop_seconds))
+    starts: list[float] = []
+    scores: list[np.ndarray] = []
+    for batch in _batches(stream_segments(path, data), size):
+        starts += [start for start, _ in batch]
+        waveform = torch.from_numpy(np.stack([segment for _, segment in batch]))
+        scores.append(model(waveform.to(device)).float().cpu().numpy())
+        progress(f"predicting {path.name}", min(len(starts), total), total)
+    if not scores:
+        raise AudioError(
+            f"{path}: shorter than a segment of {data.segment_seconds:g} s, and the model drops "
+            'those; train with data.tail = "keep" to have them padded'
+        )
+    return Prediction(
+        path, model.labels, data.segment_seconds, np.array(starts), np.concatenate(scores)
+    )
+
+
+def find_recordings(patterns: Iterable[str]) -> list[Path]:
+    """Files, folders (all recordings below) and glob patterns -> files, in this order.
+
+    What matches nothing stays as it is, so that predicting it says what is wrong.
+    """
+    found: list[Path] = []
+    for pattern in patterns:
+        path = Path(pattern)
+        if path.is_dir():
+            inside = (p for p in sorted(path.rglob("*")) if p.suffix.lower() in AUDIO_EXTENSIONS)
+            found += [p for p in inside if p.is_file() and not p.name.startswith(".")] or [path]
+        elif path.exists():
+            found.append(path)
+        else:
+            # Path.glob takes no absolute pattern.
+            matches = [Path(p) for p in sorted(glob.glob(pattern, recursive=True))]  # noqa: PTH207
+            found += [match for match in matches if match.is_file()] or [path]
+    return list(dict.fromkeys(found))
+
+
+def _batches(
+    segments: Iterator[tuple[float, np.ndarray]], size: int
+) -> Iterator[list[tuple[float, np.ndarray]]]:
+    while batch := list(islice(segments, size)):
+        yield batch

@@ -1,0 +1,254 @@
+"""Run folders: from a manifest to a trained model with everything that made it, and its scores.
+
+A run folder holds ``model/`` (weights, recipe, labels), ``manifest.csv`` with the splits that were
+used, ``skipped.csv`` if recordings were skipped, ``history.jsonl``, ``curves.png``, and after an
+evaluation a folder per split: ``scores.json``, ``predictions.csv``, ``confusion.png``.
+"""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from deepspectrumlite.config import DataSection, Recipe
+from deepspectrumlite.data import Segments, scan
+from deepspectrumlite.errors import TrainingError
+from deepspectrumlite.evaluate import Progress, evaluate_model, silent
+from deepspectrumlite.manifest import (
+    check_splits,
+    load_manifest,
+    make_devel,
+    make_splits,
+    require_splits,
+    write_manifest,
+)
+from deepspectrumlite.model import Classifier, load_model
+from deepspectrumlite.plots import plot_confusion, plot_history
+from deepspectrumlite.train import Record, fit
+
+
+@dataclass(frozen=True)
+class Options:
+    """What concerns this machine and this manifest, not the recipe."""
+
+    skip_bad: bool = False
+    allow_group_overlap: bool = False
+    overwrite: bool = False
+    device: str = "auto"
+
+
+def train_run(
+    recipe: Recipe,
+    manifest: Path,
+    out: Path,
+    options: Options = Options(),
+    *,
+    progress: Progress = silent,
+    on_epoch: Callable[[Record], None] = lambda record: None,
+) -> Classifier:
+    """Train on a manifest and write a run folder.
+
+    Args:
+        recipe: all settings
+        manifest: see :func:`deepspectrumlite.manifest.load_manifest`; without a split column,
+            splits are made
+        out: the run folder; must not exist yet, or be empty, unless ``options.overwrite``
+        options: how to treat this manifest on this machine
+        progress: told of every recording and batch
+        on_epoch: told of every epoch
+
+    Returns:
+        the trained model, in evaluation mode
+
+    Raises:
+        TrainingError: the folder is taken, or the recipe asks for what cannot be trained
+        ManifestError: the manifest is inconsistent
+        AudioError: a recording is bad, without ``options.skip_bad``
+    """
+    if recipe.model.output != "softmax":
+        raise TrainingError(
+            f'model.output is "{recipe.model.output}", for which there is no training yet; '
+            'allowed: "softmax"'
+        )
+    device = choose_device(options.device)
+    table = with_splits(load_manifest(manifest), recipe, options)
+    _prepare_folder(out, options.overwrite)
+    scanned = scan_split(table, recipe.data, out, options, progress)
+    check_splits(scanned, allow_group_overlap=options.allow_group_overlap)
+    require_splits(scanned, ["train", "devel"])
+    write_manifest(scanned, out / "manifest.csv")
+    labels = sorted(scanned["label"].unique())
+    if len(labels) < 2:
+        raise TrainingError(f"{manifest}: only the label {labels[0]!r}; at least two are needed")
+    torch.manual_seed(recipe.train.seed)
+    model = Classifier(recipe, labels)
+    train, devel = (Segments(_rows(scanned, s), recipe.data, labels) for s in ("train", "devel"))
+    history = fit(
+        model,
+        train,
+        devel,
+        device=device,
+        progress=progress,
+        on_epoch=_recorder(out, recipe, on_epoch),
+    )
+    model.save(out / "model")
+    if history:
+        plot_history(history, out / "curves.png", monitor=recipe.train.monitor)
+    return model
+
+
+def evaluate_run(
+    folder: Path,
+    manifest: Path,
+    split: str,
+    options: Options = Options(),
+    *,
+    out: Path | None = None,
+    n_resamples: int = 1000,
+    progress: Progress = silent,
+) -> tuple[dict[str, Any], Path]:
+    """Evaluate a model on one split of a manifest, and write scores and pictures.
+
+    Args:
+        folder: a run or model folder
+        manifest: with a split column, or all of it is the split
+        split: train, devel or test
+        options: how to treat this manifest on this machine
+        out: where to write; None: a folder named after the split in ``folder``
+        n_resamples: of the bootstrap
+        progress: told of every recording and batch
+
+    Returns:
+        the report as of :func:`deepspectrumlite.evaluate.evaluate_model`, and where it was written
+
+    Raises:
+        ModelError: no model there
+        ManifestError: the split is not in the manifest, or a label is unknown to the model
+        AudioError: a recording is bad, without ``options.skip_bad``
+    """
+    model = load_model(folder)
+    table = load_manifest(manifest)
+    if "split" in table:
+        require_splits(table, [split])
+        table = _rows(table, split)
+    out = out or folder / split
+    out.mkdir(parents=True, exist_ok=True)
+    scanned = scan_split(table, model.recipe.data, out, options, progress)
+    report, predictions = evaluate_model(
+        model,
+        scanned,
+        choose_device(options.device),
+        n_resamples=n_resamples,
+        progress=progress,
+    )
+    report = {"split": split, "skipped": len(table) - len(scanned), **report}
+    _write_json(out / "scores.json", report)
+    predictions.to_csv(out / "predictions.csv", index=False)
+    matrix = np.array(report["files"]["confusion"])
+    plot_confusion(matrix, model.labels, out / "confusion.png", title=f"{split}, files")
+    return report, out
+
+
+def with_splits(table: pd.DataFrame, recipe: Recipe, options: Options) -> pd.DataFrame:
+    """The table with train and devel in it, made where they are missing, and checked."""
+    data, seed = recipe.data, recipe.train.seed
+    if "split" not in table:
+        table = make_splits(
+            table, devel_share=data.devel_share, test_share=data.test_share, seed=seed
+        )
+    require_splits(table, ["train"])
+    if not (table["split"] == "devel").any():
+        table = make_devel(table, devel_share=data.devel_share, seed=seed)
+    check_splits(table, allow_group_overlap=options.allow_group_overlap)
+    return table
+
+
+def scan_split(
+    table: pd.DataFrame, data: DataSection, out: Path, options: Options, progress: Progress
+) -> pd.DataFrame:
+    """Decode every recording once; the bad ones, if allowed, go to ``skipped.csv``."""
+    good, skipped = scan(
+        table,
+        data,
+        skip_bad=options.skip_bad,
+        progress=lambda done, total: progress("checking recordings", done, total),
+    )
+    listing = out / "skipped.csv"
+    listing.unlink(missing_ok=True)
+    if len(skipped):
+        skipped.to_csv(listing, index=False)
+    return good
+
+
+def choose_device(name: str) -> torch.device:
+    """A device by its name; ``auto`` takes a GPU where there is one.
+
+    Raises:
+        TrainingError: torch does not know or have that device
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise TrainingError(
+            f"--device {name}: {reason}; allowed: auto, cpu, cuda, cuda:0, mps, where present"
+        ) from None
+    return device
+
+
+def _prepare_folder(out: Path, overwrite: bool) -> None:
+    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not overwrite):
+        raise TrainingError(
+            f"{out}: already there; choose another --out, or pass --overwrite to replace it"
+        )
+    if out.is_dir() and any(out.iterdir()):
+        if not (out / "manifest.csv").is_file():
+            raise TrainingError(f"{out}: not a run folder, so it is not overwritten; remove it")
+        shutil.rmtree(out)
+    out.mkdir(parents=True, exist_ok=True)
+
+
+def _recorder(
+    out: Path, recipe: Recipe, on_epoch: Callable[[Record], None]
+) -> Callable[[Record], None]:
+    """Write each epoch down as soon as it ends."""
+    history = out / "history.jsonl"
+    writer = None
+    if recipe.train.tensorboard:
+        from torch.utils.tensorboard import SummaryWriter
+
+        writer = SummaryWriter(out / "tensorboard")
+
+    def record_epoch(record: Record) -> None:
+        with history.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        if writer is not None:
+            for name, value in record.items():
+                if isinstance(value, float):
+                    writer.add_scalar(name, value, record["epoch"])
+            writer.flush()
+        on_epoch(record)
+
+    return record_epoch
+
+
+def _rows(table: pd.DataFrame, split: str) -> pd.DataFrame:
+    rows = table[table["split"] == split].reset_index(drop=True)
+    rows.attrs = dict(table.attrs)
+    return rows
+
+
+def _write_json(path: Path, value: object) -> None:
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")

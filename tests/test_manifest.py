@@ -1,0 +1,380 @@
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from deepspectrumlite.errors import ManifestError
+from deepspectrumlite.manifest import (
+    check_splits,
+    load_manifest,
+    make_devel,
+    make_splits,
+    require_splits,
+    write_manifest,
+)
+
+ROWS = {
+    "path": ["a.wav", "sub/b.wav", "a.wav"],
+    "label": ["01", "NA", "None"],
+    "split": ["train", "validation", "Testing"],
+    "group": ["7", "", "x y"],
+    "start": ["0", "", "2.5"],
+    "end": ["1.5", "", "3"],
+    "note": ["1", "", "q"],
+}
+
+
+def write(path, text):
+    path.write_bytes(text.encode())
+    return path
+
+
+def table_of(labels, groups=None, **columns):
+    paths = [f"/d/{i:05d}.wav" for i in range(len(labels))]
+    table = pd.DataFrame({"path": paths, "label": list(labels)}, dtype=object)
+    if groups is not None:
+        table["group"] = groups
+    return table.assign(**columns)
+
+
+def touch(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+def save_as(kind, folder):
+    frame = pd.DataFrame(ROWS)
+    path = folder / f"list.{kind}"
+    if kind == "parquet":
+        numbers = {name: pd.to_numeric(frame[name]) for name in ("start", "end")}
+        frame.assign(**numbers).to_parquet(path)
+    elif kind in ("jsonl", "ndjson"):
+        frame.to_json(path, orient="records", lines=True)
+    else:
+        frame.to_csv(path, index=False, sep="\t" if kind == "tsv" else ",")
+    return path
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "ndjson", "parquet"])
+def test_every_format_gives_the_same_table(tmp_path, kind):
+    table = load_manifest(save_as(kind, tmp_path))
+    assert list(table) == list(ROWS)
+    assert list(table.index) == [0, 1, 2]
+    assert table["path"].tolist() == [str(tmp_path / p) for p in ROWS["path"]]
+    assert table["label"].tolist() == ["01", "NA", "None"]
+    assert table["split"].tolist() == ["train", "devel", "test"]
+    assert table["group"].tolist() == ["7", "", "x y"]
+    assert table["start"].tolist() == [0.0, 0.0, 2.5]
+    np.testing.assert_array_equal(table["end"], [1.5, np.nan, 3.0])
+    assert table["note"].tolist() == ["1", "", "q"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufeffpath,label\r\na.wav,x\r\nb.wav,y\r\n",
+        "\ufeffpath;label\na.wav;x\nb.wav;y\n",
+        'label;path;"a, b, c, d"\nx;a.wav;1\ny;b.wav;2',
+        'path,label,"a;b;c;d"\na.wav,x,1\nb.wav,y,2',
+        '"path", label\n"a.wav",x\n"b.wav","y"\n\n',
+        "path,label,\na.wav,x,\n,,\nb.wav,y,\n",
+    ],
+)
+def test_csv_dialects(tmp_path, text):
+    table = load_manifest(write(tmp_path / "list.csv", text))
+    assert table["path"].tolist() == [str(tmp_path / "a.wav"), str(tmp_path / "b.wav")]
+    assert table["label"].tolist() == ["x", "y"]
+
+
+def test_quoted_fields_and_absolute_paths(tmp_path):
+    text = 'path,label\n"/data/a, b.wav","say ""hi"""\n../c.wav, x\n'
+    table = load_manifest(write(tmp_path / "list.csv", text))
+    assert table["path"].tolist() == ["/data/a, b.wav", str(tmp_path.parent / "c.wav")]
+    assert table["label"].tolist() == ['say "hi"', " x"]
+
+
+def test_relative_to_the_manifest_not_to_the_working_folder(tmp_path, monkeypatch):
+    (tmp_path / "lists").mkdir()
+    write(tmp_path / "lists/list.csv", "path,label\na.wav,x\n")
+    monkeypatch.chdir(tmp_path)
+    table = load_manifest(Path("lists/list.csv"))
+    assert table["path"].tolist() == [str(tmp_path / "lists/a.wav")]
+
+
+def test_numbers_as_labels_stay_as_written(tmp_path):
+    lines = '{"path": "a.wav", "label": 1.0}\n\n{"path": "b.wav", "label": 1, "group": 7}\n'
+    table = load_manifest(write(tmp_path / "list.jsonl", lines))
+    assert table["label"].tolist() == ["1.0", "1"]
+    assert table["group"].tolist() == ["", "7"]
+    frame = pd.DataFrame({"path": ["a", "b"], "label": [0, 1], "group": [7, None]})
+    frame.astype({"group": "Int64"}).to_parquet(tmp_path / "list.parquet")
+    table = load_manifest(tmp_path / "list.parquet")
+    assert table["label"].tolist() == ["0", "1"]
+    assert table["group"].tolist() == ["7", ""]
+
+
+def test_folder_of_classes(tmp_path):
+    touch(tmp_path, "dog/b.wav", "dog/deep/a.FLAC", "cat/a.mp3", "cat/._a.mp3", "cat/notes.txt")
+    touch(tmp_path, ".cache/x.wav", "readme.md")
+    table = load_manifest(tmp_path)
+    names = [str(Path(path).relative_to(tmp_path)) for path in table["path"]]
+    assert names == ["cat/a.mp3", "dog/b.wav", "dog/deep/a.FLAC"]
+    assert table["label"].tolist() == ["cat", "dog", "dog"]
+    assert "split" not in table
+
+
+def test_folder_of_splits(tmp_path):
+    touch(tmp_path, "train/dog/1.wav", "dev/dog/2.wav", "test/cat/3.wav")
+    table = load_manifest(tmp_path)
+    assert dict(zip(table["split"], table["label"], strict=True)) == {
+        "train": "dog",
+        "devel": "dog",
+        "test": "cat",
+    }
+
+
+def test_folder_without_labels(tmp_path):
+    touch(tmp_path, "1.wav", "x/2.ogg")
+    table = load_manifest(tmp_path, need_labels=False)
+    assert list(table) == ["path"]
+    assert table["path"].tolist() == [str(tmp_path / "1.wav"), str(tmp_path / "x/2.ogg")]
+
+
+def test_labels_can_be_left_out(tmp_path):
+    path = write(tmp_path / "list.csv", "path\na.wav\n")
+    assert list(load_manifest(path, need_labels=False)) == ["path"]
+    with pytest.raises(ManifestError, match=r"list.csv: no column label, only path; allowed: path"):
+        load_manifest(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"cannot be read as .csv: No columns to parse"),
+        ("path,label\n", r"no recordings in it"),
+        ("file,class\na.wav,x\n", r"no column path and label, only file, class; allowed: path"),
+        ("path,label\na.wav,x,y\nb.wav,x,y\n", r"more fields than the header; mend"),
+        ("path,label\na.wav,x\nb.wav,x,y\n", r"Expected 2 fields in line 3, saw 3; mend"),
+        ("path,label\na.wav,x\nb.wav\n", r"row 3: label is ''; allowed: some text"),
+        ("path,label\na.wav,x\n\n ,x\n", r"row 4: path is ' '; allowed: some text"),
+        ("path,label,split\na.wav,x,train\nb.wav,x,eval\n", r"row 3: split is 'eval'; .*train, d"),
+        ("path,label,split\na.wav,x,\n", r"row 2: split is ''; allowed: train, devel, test"),
+        ("path,label,start\na.wav,x,-1\n", r"row 2: start is '-1'; allowed: seconds from 0"),
+        ("path,label,start\na.wav,x,nan\n", r"row 2: start is 'nan'; allowed: seconds"),
+        ("path,label,end\na.wav,x,inf\n", r"row 2: end is 'inf'; allowed: seconds"),
+        ("path;label;end\na.wav;x;1,5\n", r"row 2: end is '1,5'; allowed: seconds"),
+        ("path,label,end\na.wav,x,0\n", r"row 2: end is '0.0'; allowed: a time after the start"),
+        ("path,label,start,end\na.wav,x,0,1\na.wav,x,2,2\n", r"row 3: end is '2.0'; .*after"),
+        ("path,label\na.wav,x\nb.wav,x\n./a.wav,y\n", r"row 4: path is '.*/a.wav', .* in row 2;"),
+        (
+            "path,label,end\na,x,1\na,x,2\na,x,2\na,x,1\n",
+            r"row 4: path is '.*', the same path, end as in row 3; allowed: each once",
+        ),
+    ],
+)
+def test_errors_of_a_csv(tmp_path, text, message):
+    path = write(tmp_path / "list.csv", text)
+    with pytest.raises(ManifestError, match=message) as caught:
+        load_manifest(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("list.xlsx", b"PK", r"a manifest cannot be of type '.xlsx'; allowed: .csv, .tsv"),
+        ("list", b"", r"a manifest cannot be of type ''; allowed: .csv"),
+        ("list.csv", b"path,label\n\xff\xfe.wav,x\n", r"cannot be read as .csv: .*utf-8.*; mend"),
+        ("list.parquet", b"PAR1 not", r"cannot be read as .parquet: "),
+        ("list.jsonl", b'{"path": "a"}\n{"path"\n', r"row 2 is not JSON \(Expecting ':'"),
+        ("list.jsonl", b"\n[1]\n", r"row 2 is not an object like"),
+        ("list.jsonl", b'{"path": "a", "label": "x"}\n\n{"path": "b"}', r"row 3: label is "),
+    ],
+)
+def test_errors_of_other_files(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ManifestError, match=message):
+        load_manifest(tmp_path / name)
+
+
+def test_missing_manifest(tmp_path):
+    with pytest.raises(ManifestError, match=r"none.csv: no such manifest; allowed: .csv"):
+        load_manifest(tmp_path / "none.csv")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["x/1.txt"], r"x: a class folder without recordings; allowed: .*\.wav"),
+        (["train/x/1.wav", "test/y/notes.txt"], r"test/y: a class folder without recordings"),
+        (["x/1.wav", "2.wav"], r"2.wav: a recording outside of a class folder; allowed: .*LABEL"),
+        (["train/x/1.wav", "test/x/1.wav", "y/1.wav"], r"train look like splits, but y does not"),
+        (["readme.txt"], r": no recordings in it"),
+    ],
+)
+def test_errors_of_a_folder(tmp_path, names, message):
+    touch(tmp_path, *names)
+    with pytest.raises(ManifestError, match=message):
+        load_manifest(tmp_path)
+
+
+def test_round_trip(tmp_path):
+    table = load_manifest(save_as("csv", tmp_path))
+    table["path"] = [*table["path"][:2], "/elsewhere/ü, ;\"'.wav"]
+    table["label"] = ["01", ' "NA"; x,', "None\nz"]
+    table["start"] = [0.1 + 0.2, 0.0, 1e-7]
+    write_manifest(table, tmp_path / "out.csv")
+    assert "\nsub/b.wav," in (tmp_path / "out.csv").read_text(encoding="utf-8")
+    table = table.astype(dict.fromkeys(("path", "label"), object))
+    pd.testing.assert_frame_equal(load_manifest(tmp_path / "out.csv"), table)
+    (tmp_path / "below").mkdir()
+    write_manifest(table, tmp_path / "below/out.csv")
+    pd.testing.assert_frame_equal(load_manifest(tmp_path / "below/out.csv"), table)
+
+
+def test_a_hundred_thousand_rows(tmp_path):
+    lines = (f"clips/{i}.wav,c{i % 7},{i // 10},0,1.5" for i in range(100_000))
+    path = write(tmp_path / "list.csv", "path,label,group,start,end\n" + "\n".join(lines))
+    begin = time.perf_counter()
+    table = load_manifest(path)
+    assert time.perf_counter() - begin < 20  # about 1 s; a loop in pandas takes minutes
+    assert table["path"].iloc[-1] == str(tmp_path / "clips/99999.wav")
+    made = make_splits(table, devel_share=0.2, test_share=0.2, seed=0)
+    check_splits(made)
+    assert made["split"].value_counts(normalize=True)["test"] == pytest.approx(0.2, abs=0.01)
+
+
+SHARES = {"devel_share": 0.2, "test_share": 0.2}
+
+
+def test_splits_without_groups_keep_every_class_in_proportion():
+    table = table_of(["a"] * 100 + ["b"] * 10 + ["c"] * 3)
+    made = make_splits(table, **SHARES, seed=1)
+    counts = pd.crosstab(made["label"], made["split"])
+    assert counts.loc["a"].to_dict() == {"devel": 20, "test": 20, "train": 60}
+    assert counts.loc["b"].to_dict() == {"devel": 2, "test": 2, "train": 6}
+    assert counts.loc["c"].to_dict() == {"devel": 1, "test": 1, "train": 1}
+    assert "split" not in table
+
+
+def test_splits_depend_on_the_seed_and_not_on_the_order():
+    rng = np.random.default_rng(0)
+    groups = [f"g{i}" for i in rng.integers(0, 20, 300)]
+    for columns in ({}, {"groups": groups}):
+        table = table_of(list("abc") * 100, **columns)
+        made = [make_splits(table, **SHARES, seed=seed)["split"].tolist() for seed in (0, 0, 1)]
+        assert made[0] == made[1] != made[2]
+        shuffled = table.sample(frac=1, random_state=3).reset_index(drop=True)
+        again = make_splits(shuffled, **SHARES, seed=0).sort_values("path")
+        assert again["split"].tolist() == made[0]
+
+
+def test_groups_that_mix_classes_do_not_leak_and_are_balanced():
+    rng = np.random.default_rng(0)
+    table = table_of(
+        [str(x) for x in rng.choice(list("abcd"), 600, p=[0.5, 0.3, 0.15, 0.05])],
+        [f"speaker{i}" for i in rng.integers(0, 20, 600)],
+    )
+    for seed in range(5):
+        made = make_splits(table, **SHARES, seed=seed)
+        assert made.groupby("group")["split"].nunique().max() == 1
+        counts = pd.crosstab(made["label"], made["split"], normalize="index")
+        assert counts["test"].between(0.1, 0.3).all()
+        assert counts["devel"].between(0.1, 0.3).all()
+
+
+def test_groups_of_one_class_each_give_every_class_to_every_split():
+    table = table_of(
+        [f"species{i // 12}" for i in range(480)], [f"site{i // 3}" for i in range(480)]
+    )
+    made = make_splits(table, **SHARES, seed=0)
+    check_splits(made)
+    counts = pd.crosstab(made["label"], made["split"])
+    assert counts.to_numpy().min() == 3
+    assert made.groupby("group")["split"].nunique().max() == 1
+
+
+def test_a_rare_class_is_in_the_test_split_even_if_that_is_more_than_its_share():
+    table = table_of(("a" * 10 + "b") * 2 + "a" * 80, [f"g{min(i // 11, 9)}" for i in range(102)])
+    for seed in range(5):
+        made = make_splits(table, **SHARES, seed=seed)
+        assert set(made.loc[made["label"] == "b", "split"]) == {"train", "test"}
+
+
+def test_rows_of_one_file_stay_together():
+    table = table_of(list("aabb") * 20)
+    table["path"] = [f"/d/{i // 4}.wav" for i in range(80)]
+    table["start"] = [float(i % 4) for i in range(80)]
+    made = make_splits(table, **SHARES, seed=0)
+    assert made.groupby("path")["split"].nunique().max() == 1
+    assert made["split"].value_counts().to_dict() == {"train": 48, "devel": 16, "test": 16}
+
+
+@pytest.mark.parametrize(
+    ("labels", "groups", "message"),
+    [
+        ("aaabb", None, r"label 'b' has 2 recordings; allowed: 3 or more"),
+        ("ab", None, r"2 recordings in all; allowed: 3 or more"),
+        ("ababab", list("xxxyyy"), r"2 groups in all; allowed: 3 or more"),
+        ("aaabbb", list("xyzwww"), r"label 'b' has 1 groups; allowed: 2 or more"),
+        ("aabbcc", list("xyyzxz"), r"no draw of groups out of 2 leaves every label in train"),
+    ],
+)
+def test_impossible_splits(labels, groups, message):
+    table = table_of(list(labels), groups)
+    table.attrs["manifest"] = "list.csv"
+    with pytest.raises(ManifestError, match=r"^list.csv: .*" + message):
+        make_splits(table, **SHARES, seed=0)
+
+
+def test_devel_is_taken_from_train():
+    table = table_of(list("ab") * 50, split=["train"] * 80 + ["test"] * 20)
+    for made in (make_splits(table, **SHARES, seed=0), make_devel(table, devel_share=0.2, seed=0)):
+        assert made["split"].value_counts().to_dict() == {"train": 64, "test": 20, "devel": 16}
+        assert (made["split"][80:] == "test").all()
+        assert pd.crosstab(made["label"], made["split"]).loc["a", "devel"] == 8
+
+
+def test_complete_splits_are_left_alone():
+    for names in (["train", "devel"], ["test"], ["train", "devel", "test"]):
+        table = table_of("a" * len(names), split=names)
+        assert make_splits(table, **SHARES, seed=0)["split"].tolist() == names
+
+
+def test_require_splits():
+    table = table_of("ab", split=["train", "test"])
+    require_splits(table, ["train", "test"])
+    with pytest.raises(ManifestError, match=r"no recording in devel, only in test, train; needed"):
+        require_splits(table, ["train", "devel"])
+    with pytest.raises(ManifestError, match=r"no recording in train, only in no split at all"):
+        require_splits(table.drop(columns="split"), ["train"])
+
+
+def test_a_label_that_train_lacks():
+    table = table_of("aab", split=["train", "devel", "test"])
+    with pytest.raises(ManifestError, match=r"label 'b' is in test but not in train; allowed"):
+        check_splits(table)
+    check_splits(table[1:])  # Nothing to train on: a manifest for evaluation.
+
+
+def test_a_group_in_two_splits():
+    table = table_of("aaaa", ["x", "y", "x", ""], split=["train", "train", "test", "test"])
+    message = r"group 'x' is in train and test; allowed: .*--allow-group-overlap"
+    with pytest.raises(ManifestError, match=message):
+        check_splits(table)
+    check_splits(table, allow_group_overlap=True)
+    check_splits(table.assign(group=["x", "y", "z", ""]))
+    check_splits(table.assign(group=""))
+    both = table.assign(group=["x", "y", "x", "y"])
+    with pytest.raises(ManifestError, match=r"train and test, and so with 1 more; allowed"):
+        check_splits(both)
+
+
+def test_a_file_in_two_splits():
+    table = table_of("aa", split=["train", "test"], path="/d/a.wav", start=[0.0, 1.0])
+    with pytest.raises(ManifestError, match=r"'/d/a.wav' is in train and test"):
+        check_splits(table)
