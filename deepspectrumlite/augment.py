@@ -97,8 +97,9 @@ def _stripes(batch: int, size: int, count: int, share: float, generator: Generat
     Each stripe's width is drawn between 0 and its part of the share, then its position.
     Source: Park et al. 2019, "SpecAugment", arXiv 1904.08779.
     """
-    largest = share * size / max(count, 1)
-    width = _uniform((batch, count, 1), generator) * largest
+    largest = int(share * size / max(count, 1))
+    # Whole pixels: a stripe 1.5 wide may cover two, and two of those more than the share.
+    width = (_uniform((batch, count, 1), generator) * (largest + 1)).floor()
     start = _uniform((batch, count, 1), generator) * (size - width)
     position = torch.arange(size)
     return ((position >= start) & (position < start + width)).any(dim=1)

@@ -18,6 +18,7 @@ import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from timm.data.config import resolve_data_config
 from torch import Tensor, nn
 
 from deepspectrumlite.errors import BackboneError
@@ -154,7 +155,7 @@ def resolve(name: str) -> str:
         BackboneError: no such model; similar names are listed
     """
     resolved = ALIASES.get(name, name)
-    if resolved.startswith("torchvision/") or timm.is_model(resolved):
+    if resolved in ALIASES.values() or timm.is_model(resolved):
         return resolved
     similar = timm.list_models(f"*{re.split('[^a-z]', name.lower())[0]}*")[:8]
     raise BackboneError(
@@ -218,8 +219,8 @@ def _create(name: str) -> tuple[nn.Module, tuple[float, ...], tuple[float, ...]]
     if hasattr(network, "pre_logits"):
         # VGG's two hidden layers belong to its ImageNet head; ours follows the pooling.
         network.pre_logits = nn.Identity()
-    config: dict[str, Any] = network.pretrained_cfg
-    return network, config["mean"], config["std"]
+    mean, std = (resolve_data_config(model=network)[key] for key in ("mean", "std"))
+    return network, mean, std
 
 
 def _torchvision_features(resolved: str) -> nn.Module:

@@ -121,8 +121,10 @@ def data(
     """
     with _library():
         from deepspectrumlite.config import DataSection
-        from deepspectrumlite.data import scan, summary_tables
-        from deepspectrumlite.manifest import check_splits, load_manifest
+        from deepspectrumlite.data import scan
+        from deepspectrumlite.manifest import load_manifest
+        from deepspectrumlite.splits import check_splits
+        from deepspectrumlite.summary import summary_tables
 
         table = load_manifest(manifest)
         if "split" in table:

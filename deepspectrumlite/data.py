@@ -1,4 +1,4 @@
-"""From recordings to segments: scan what is there, summarise it, cut it for training.
+"""From recordings to segments: scan what is there, and cut it for training.
 
 A table is what :func:`deepspectrumlite.manifest.load_manifest` returns; :func:`scan` adds what
 decoding each recording once tells, and everything else here works on that.
@@ -8,19 +8,17 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from rich.markup import escape
-from rich.table import Table
 
 from deepspectrumlite.audio import audio_info, load_audio, pad_segment, segment_starts, stream_audio
 from deepspectrumlite.config import DataSection
-from deepspectrumlite.errors import AudioError, ManifestError, MissingExtraError
-from deepspectrumlite.manifest import SPLITS
+from deepspectrumlite.errors import AudioError, MissingExtraError
+from deepspectrumlite.manifest import fail
 
 CLIP_LEVEL, CLIP_SAMPLES = 0.999, 3
 SILENCE_PEAK = 1e-4
@@ -80,10 +78,8 @@ def scan(
     def measure(span: tuple[str, float, float | None]) -> Measurement | AudioError:
         try:
             return _measure(Path(span[0]), data.sample_rate, span[1], span[2])
-        except AudioError as error:
-            return error
-        except MissingExtraError as error:
-            # Text that is named .wav ends here too, where PyAV is not there to refuse it.
+        except (AudioError, MissingExtraError) as error:
+            # Without PyAV, text that is named .wav is a missing extra.
             return AudioError(str(error))
 
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
@@ -142,18 +138,13 @@ def _good_and_skipped(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     is_good = np.array([isinstance(result, Measurement) for result in results], np.bool_)
     if not is_good.any():
-        reason = next((f"; the first: {result}" for result in results), "")
-        raise ManifestError(
-            f"{table.attrs.get('manifest', 'manifest')}: none of {len(table)} recordings can be "
-            f"used{reason}; allowed: at least one"
-        )
-    names = [field.name for field in fields(Measurement)]
-    measured = [astuple(result) for result in results if isinstance(result, Measurement)]
-    columns = pd.DataFrame(measured, columns=names)
-    kept = table.drop(columns=names, errors="ignore").loc[is_good].reset_index(drop=True)
+        reason = f"; the first: {results[0]}" if results else ""
+        fail(table, f"none of {len(table)} recordings can be used{reason}; allowed: at least one")
+    measured = pd.DataFrame([result for result in results if isinstance(result, Measurement)])
+    kept = table.drop(columns=measured.columns, errors="ignore").loc[is_good]
     skipped = table.loc[~is_good, ["path"]].reset_index(drop=True)
     reasons = [str(result) for result in results if isinstance(result, AudioError)]
-    good = kept.assign(**{name: columns[name] for name in names})
+    good = pd.concat([kept.reset_index(drop=True), measured], axis=1)
     good.attrs = dict(table.attrs)
     return good, skipped.assign(reason=reasons)
 
@@ -185,10 +176,11 @@ class Segments:
         counts = np.array([len(s) for s in starts], np.int64)
         self.dropped = int((counts == 0).sum())
         if self.dropped == len(scanned):
-            raise ManifestError(
-                f"{scanned.attrs.get('manifest', 'manifest')}: all {len(scanned)} recordings are "
-                f"shorter than a segment of {data.segment_seconds:g} s, and data.tail is "
-                f'"{data.tail}"; set data.tail=keep, or a shorter data.segment_seconds'
+            fail(
+                scanned,
+                f"all {len(scanned)} recordings are shorter than a segment of "
+                f'{data.segment_seconds:g} s, and data.tail is "{data.tail}"; '
+                "set data.tail=keep, or a shorter data.segment_seconds",
             )
         self.file_index = np.repeat(np.arange(len(scanned)), counts)
         self.start_seconds = np.concatenate(starts) / data.sample_rate
@@ -235,124 +227,9 @@ def _label_index(scanned: pd.DataFrame, labels: list[str]) -> npt.NDArray[np.int
         return np.full(len(scanned), -1)
     index = pd.Index(labels).get_indexer(pd.Index(scanned["label"]))
     if (index < 0).any():
-        raise ManifestError(
-            f"{scanned.attrs.get('manifest', 'manifest')}: label "
-            f"{scanned['label'].iloc[int((index < 0).argmax())]!r} is unknown to the model; "
-            f"allowed: {', '.join(labels)}; mend the manifest, or train on that label too"
+        fail(
+            scanned,
+            f"label {scanned['label'].iloc[int((index < 0).argmax())]!r} is unknown to the model; "
+            f"allowed: {', '.join(labels)}; mend the manifest, or train on that label too",
         )
     return index.astype(np.int64)
-
-
-def summarise(scanned: pd.DataFrame) -> pd.DataFrame:
-    """Count recordings by split and class, and in all.
-
-    Returns:
-        The columns split, label, files (rows of the manifest), groups (0 without groups), minutes,
-        mean and sd (sample standard deviation, ddof=1) of the duration in seconds. Per split the
-        classes by name and then a row with the label "total"; at last, where there are several
-        splits, a row with both "total". Without splits (or labels), all count as "all".
-    """
-    named = {name: scanned.get(name, "all") for name in ("split", "label")}
-    frame = pd.DataFrame({"duration": scanned["duration"], **named})
-    frame["group"] = scanned["group"].replace("", None) if "group" in scanned else None
-    parts = []
-    for split in [name for name in (*SPLITS, "all") if (frame["split"] == name).any()]:
-        part = frame[frame["split"] == split]
-        parts += [_count(split, str(label), rows) for label, rows in part.groupby("label")]
-        parts.append(_count(split, "total", part))
-    if frame["split"].nunique() > 1:
-        parts.append(_count("total", "total", frame))
-    return pd.DataFrame(parts)
-
-
-def _count(split: str, label: str, rows: pd.DataFrame) -> dict[str, object]:
-    return {
-        "split": split,
-        "label": label,
-        "files": len(rows),
-        "groups": rows["group"].nunique(),
-        "minutes": rows["duration"].sum() / 60,
-        "mean": rows["duration"].mean(),
-        "sd": rows["duration"].std(ddof=1),
-    }
-
-
-@dataclass(frozen=True)
-class Findings:
-    """What a user should know before training; recordings by their paths.
-
-    ``sample_rates`` and ``channels`` count recordings by value. ``identical`` holds sets of
-    recordings of the same content; those of them in more than one split are in ``leaking``,
-    those of more than one label in ``contradicting``.
-    """
-
-    sample_rates: dict[int, int]
-    channels: dict[int, int]
-    clipped: list[str]
-    silent: list[str]
-    identical: list[list[str]]
-    leaking: list[list[str]]
-    contradicting: list[list[str]]
-
-
-def findings(scanned: pd.DataFrame) -> Findings:
-    """Collect what is unusual in scanned recordings."""
-    repeated = scanned[scanned.duplicated("digest", keep=False)]
-    sets = [rows for _, rows in repeated.groupby("digest", sort=False)]
-
-    def differing(column: str) -> list[list[str]]:
-        found = [rows for rows in sets if column in rows and rows[column].nunique() > 1]
-        return [rows["path"].tolist() for rows in found]
-
-    return Findings(
-        sample_rates=_value_counts(scanned["sample_rate"]),
-        channels=_value_counts(scanned["channels"]),
-        clipped=scanned.loc[scanned["clipped"], "path"].tolist(),
-        silent=scanned.loc[scanned["silent"], "path"].tolist(),
-        identical=[rows["path"].tolist() for rows in sets],
-        leaking=differing("split"),
-        contradicting=differing("label"),
-    )
-
-
-def _value_counts(column: "pd.Series[int]") -> dict[int, int]:
-    values, counts = np.unique(column.to_numpy(np.int64), return_counts=True)
-    return dict(zip(values.tolist(), counts.tolist(), strict=True))
-
-
-def summary_tables(scanned: pd.DataFrame) -> list[Table | str]:
-    """All of :func:`summarise` and :func:`findings`, ready for ``rich`` to print."""
-    table = Table(title="Recordings")
-    for name in ("split", "label"):
-        table.add_column(name)
-    for name in ("files", "groups", "minutes", "mean (s)", "sd (s)"):
-        table.add_column(name, justify="right")
-    for row in summarise(scanned).to_dict("records"):
-        numbers = [f"{row[name]:.2f}" for name in ("minutes", "mean", "sd")]
-        counts = [str(row["files"]), str(row["groups"] or "-")]
-        shown = [escape(str(row["split"])), escape(str(row["label"])), *counts, *numbers]
-        table.add_row(*["-" if text == "nan" else text for text in shown])
-    return [table, *_remarks(findings(scanned))]
-
-
-def _remarks(found: Findings) -> list[str]:
-    rates = ", ".join(f"{rate} Hz: {n}" for rate, n in found.sample_rates.items())
-    channels = ", ".join(f"{n_channels}: {n}" for n_channels, n in found.channels.items())
-    lists = {
-        "Clipped": found.clipped,
-        "Silent": found.silent,
-        "Identical recordings": _equations(found.identical),
-        "WARNING: identical recordings in different splits": _equations(found.leaking),
-        "WARNING: identical recordings with different labels": _equations(found.contradicting),
-    }
-    remarks = [_shorten(title, items) for title, items in lists.items() if items]
-    return [f"Sample rates: {rates}", f"Channels: {channels}", *remarks]
-
-
-def _equations(sets: list[list[str]]) -> list[str]:
-    return [" = ".join(paths) for paths in sets]
-
-
-def _shorten(title: str, items: list[str], limit: int = 5) -> str:
-    more = [f"and {len(items) - limit} more"] if len(items) > limit else []
-    return escape(f"{title} ({len(items)}): {', '.join([*items[:limit], *more])}")

@@ -64,10 +64,10 @@ class FrontEnd(nn.Module):
         self.dft = RealDFT(self.n_fft)
         # tf.signal.hann_window, numpy.hanning(n + 1)[:-1]: periodic, not symmetric.
         window = np.hanning(self.win_length + 1)[:-1]
-        self._constant("window", window)
+        _constant(self, "window", window)
         if section.frequency == "mel":
             mel = mel_matrix(section.n_mels, self.n_fft, rate, section.fmin, section.fmax_hz(rate))
-            self._constant("mel", self.dft.scatter_rows(mel))
+            _constant(self, "mel", self.dft.scatter_rows(mel))
             n_bands = section.n_mels
         else:
             hertz = np.arange(self.n_fft // 2 + 1) * rate / self.n_fft
@@ -77,18 +77,13 @@ class FrontEnd(nn.Module):
             )
             n_bands = len(bins)
         if section.n_mfcc:
-            self._constant("dct", dct_matrix(section.n_mels, section.n_mfcc, section.lifter))
+            _constant(self, "dct", dct_matrix(section.n_mels, section.n_mfcc, section.lifter))
             n_bands = section.n_mfcc
         self.n_bands = n_bands
         if section.color_map != "none":
-            self._constant("colors", color_table(section.color_map))
-        self._constant("rows", resize_matrix(n_bands, section.image_height, section)[::-1])
-        self._constant("columns", resize_matrix(self.n_frames, section.image_width, section).T)
-
-    def _constant(self, name: str, values: Floats) -> None:
-        # Not saved with the weights: the recipe makes them anew.
-        tensor = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
-        self.register_buffer(name, tensor, persistent=False)
+            _constant(self, "colors", color_table(section.color_map))
+        _constant(self, "rows", resize_matrix(n_bands, section.image_height, section)[::-1])
+        _constant(self, "columns", resize_matrix(self.n_frames, section.image_width, section).T)
 
     def forward(self, waveform: Tensor) -> Tensor:
         """``(batch, num_samples)`` -> ``(batch, 3, height, width)``, in 0..1."""
@@ -109,7 +104,7 @@ class FrontEnd(nn.Module):
         """``(batch, num_samples)`` -> ``(batch, n_frames, n_bands)``, bands in power."""
         frames = self.frames(waveform) * self.window
         frames = functional.pad(frames, (0, self.n_fft - self.win_length))
-        spectrum = self.dft(frames)
+        spectrum: Tensor = self.dft(frames)
         if self.section.frequency == "mel":
             return spectrum @ self.mel
         return spectrum.index_select(-1, self.bins)
@@ -124,7 +119,7 @@ class FrontEnd(nn.Module):
         if self.section.top_db != "none":
             floor = log_power.amax(dim=(1, 2), keepdim=True) - self.section.top_db
             log_power = torch.maximum(log_power, floor)
-        return log_power @ self.dct if self.section.n_mfcc else log_power
+        return torch.matmul(log_power, self.dct) if self.section.n_mfcc else log_power
 
     def frames(self, waveform: Tensor) -> Tensor:
         """``(batch, num_samples)`` -> ``(batch, n_frames, win_length)``, overlapping.
@@ -164,6 +159,12 @@ class FrontEnd(nn.Module):
         return resized.clamp(0, 1) if self.section.resize == "bicubic" else resized
 
 
+def _constant(module: nn.Module, name: str, values: Floats) -> None:
+    """Keep an array with a module, but not in its saved weights: the recipe makes it anew."""
+    tensor = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
+    module.register_buffer(name, tensor, persistent=False)
+
+
 class RealDFT(nn.Module):
     """Power spectrum of real frames by a four-step (Cooley-Tukey) transform.
 
@@ -189,10 +190,11 @@ class RealDFT(nn.Module):
         first = np.exp(-2j * np.pi * np.outer(a, p) / self.rows)
         twiddle = np.exp(-2j * np.pi * np.outer(b, p) / n_fft)
         second = np.exp(-2j * np.pi * np.outer(b, q) / self.columns)
-        self._constant("first", np.hstack([first.real, first.imag]))
-        self._constant("twiddle_real", twiddle.real)
-        self._constant("twiddle_imag", twiddle.imag)
-        self._constant(
+        _constant(self, "first", np.hstack([first.real, first.imag]))
+        _constant(self, "twiddle_real", twiddle.real)
+        _constant(self, "twiddle_imag", twiddle.imag)
+        _constant(
+            self,
             "second",
             np.block([[second.real, second.imag], [-second.imag, second.real]]),
         )
@@ -201,20 +203,16 @@ class RealDFT(nn.Module):
         self.position = np.zeros(n_fft // 2 + 1, dtype=np.int64)
         self.position[np.minimum(k, n_fft - k)] = np.arange(len(k))
 
-    def _constant(self, name: str, values: Floats) -> None:
-        tensor = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
-        self.register_buffer(name, tensor, persistent=False)
-
     def forward(self, frames: Tensor) -> Tensor:
         """``(batch, n_frames, n_fft)`` -> ``(batch, n_frames, n_rows * columns)``, in power."""
         batch, n_frames, _ = frames.shape
         grid = frames.reshape(batch, n_frames, self.rows, self.columns).transpose(2, 3)
-        real, imag = (grid @ self.first).split(self.n_rows, dim=-1)
+        real, imag = torch.split(grid @ self.first, self.n_rows, dim=-1)
         turned_real = real * self.twiddle_real - imag * self.twiddle_imag
         turned_imag = real * self.twiddle_imag + imag * self.twiddle_real
         turned = torch.cat([turned_real, turned_imag], dim=2).transpose(2, 3)
-        real, imag = (turned @ self.second).split(self.columns, dim=-1)
-        return (real * real + imag * imag).reshape(batch, n_frames, -1)
+        real, imag = torch.split(turned @ self.second, self.columns, dim=-1)
+        return torch.flatten(real * real + imag * imag, start_dim=2)
 
     def scatter_rows(self, matrix: Floats) -> Floats:
         """``(n_fft // 2 + 1, n)`` -> ``(n_rows * columns, n)``: rows where their bins come out."""
@@ -246,7 +244,7 @@ def mel_matrix(n_mels: int, n_fft: int, sample_rate: int, fmin: float, fmax: flo
     lower, centre, upper = edges[:-2], edges[1:-1], edges[2:]
     rising = (mels - lower) / (centre - lower)
     falling = (upper - mels) / (upper - centre)
-    matrix = np.maximum(0, np.minimum(rising, falling))
+    matrix: Floats = np.maximum(0, np.minimum(rising, falling))
     matrix[0] = 0
     return matrix
 
@@ -254,8 +252,10 @@ def mel_matrix(n_mels: int, n_fft: int, sample_rate: int, fmin: float, fmax: flo
 def dct_matrix(n_mels: int, n_mfcc: int, lifter: int) -> Floats:
     """DCT-II times the cepstral lifter: ``(n_mels, n_mfcc)``."""
     band, n = np.arange(n_mels)[:, None], np.arange(n_mfcc)[None, :]
-    matrix = np.sqrt(2 / n_mels) * np.cos(np.pi * n * (2 * band + 1) / (2 * n_mels))
-    return matrix * (1 + lifter / 2 * np.sin(np.pi * n / lifter)) if lifter else matrix
+    matrix: Floats = np.sqrt(2 / n_mels) * np.cos(np.pi * n * (2 * band + 1) / (2 * n_mels))
+    if lifter:
+        matrix *= 1 + lifter / 2 * np.sin(np.pi * n / lifter)
+    return matrix
 
 
 def color_table(name: str) -> Floats:
@@ -273,21 +273,27 @@ def resize_matrix(n_in: int, n_out: int, section: FrontEndSection) -> Floats:
     scale = n_in / n_out
     centres = (np.arange(n_out) + 0.5) * scale
     if section.resize == "nearest":
-        return np.eye(n_in)[np.minimum(np.floor(centres).astype(int), n_in - 1)]
+        nearest: Floats = np.eye(n_in)[np.minimum(np.floor(centres).astype(int), n_in - 1)]
+        return nearest
     if section.resize == "area":
         lower, upper = np.arange(n_out)[:, None] * scale, (np.arange(n_out)[:, None] + 1) * scale
         point = np.arange(n_in)[None, :]
         weights = np.clip(np.minimum(point + 1, upper) - np.maximum(point, lower), 0, None)
-        return weights / weights.sum(axis=1, keepdims=True)
+        return _rows_to_one(weights)
     width = max(scale, 1.0) if section.antialias else 1.0
     distance = (np.arange(n_in)[None, :] + 0.5 - centres[:, None]) / width
     kernel = _cubic if section.resize == "bicubic" else _triangle
-    weights = kernel(np.abs(distance))
-    return weights / weights.sum(axis=1, keepdims=True)
+    return _rows_to_one(kernel(np.abs(distance)))
+
+
+def _rows_to_one(weights: Floats) -> Floats:
+    scaled: Floats = weights / weights.sum(axis=1, keepdims=True)
+    return scaled
 
 
 def _triangle(distance: Floats) -> Floats:
-    return np.maximum(0, 1 - distance)
+    triangle: Floats = np.maximum(0, 1 - distance)
+    return triangle
 
 
 def _cubic(distance: Floats, a: float = -0.5) -> Floats:
@@ -295,4 +301,5 @@ def _cubic(distance: Floats, a: float = -0.5) -> Floats:
     d = distance
     near = (a + 2) * d**3 - (a + 3) * d**2 + 1
     far = a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a
-    return np.where(d <= 1, near, np.where(d < 2, far, 0))
+    kernel: Floats = np.where(d <= 1, near, np.where(d < 2, far, 0))
+    return kernel

@@ -20,16 +20,10 @@ from deepspectrumlite.config import DataSection, Recipe
 from deepspectrumlite.data import Segments, scan
 from deepspectrumlite.errors import TrainingError
 from deepspectrumlite.evaluate import Progress, evaluate_model, silent
-from deepspectrumlite.manifest import (
-    check_splits,
-    load_manifest,
-    make_devel,
-    make_splits,
-    require_splits,
-    write_manifest,
-)
+from deepspectrumlite.manifest import load_manifest, write_manifest
 from deepspectrumlite.model import Classifier, load_model
 from deepspectrumlite.plots import plot_confusion, plot_history
+from deepspectrumlite.splits import check_splits, make_devel, make_splits, require_splits
 from deepspectrumlite.train import Record, fit
 
 

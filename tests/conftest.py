@@ -1,0 +1,125 @@
+"""Tiny recordings, a tiny recipe, and one tiny trained run for all tests that need a model."""
+
+import csv
+
+import numpy as np
+import pytest
+import soundfile
+
+TONE_RATE = 8000
+TONE_LABELS = ("high", "low", "noise")
+TINY_TOML = """
+[data]
+sample_rate = 8000
+segment_seconds = 0.5
+hop_seconds = 0.5
+
+[frontend]
+n_mels = 32
+image_height = 32
+image_width = 32
+
+[model]
+weights = "random"
+units = 16
+
+[train]
+batch_size = 4
+head_epochs = 1
+epochs = 1
+workers = 0
+"""
+# Learns high, low and noise from random weights within seconds.
+LEARNING = (
+    "augment.mixup_alpha=0",
+    "augment.time_shift=0",
+    "augment.time_masks=0",
+    "augment.frequency_masks=0",
+    "model.backbone=resnet10t",
+    "model.activation=relu",
+    "model.dropout=0",
+    "train.batch_size=6",
+    "train.head_epochs=0",
+    "train.epochs=8",
+    "train.learning_rate=3e-3",
+    "train.average_decay=0",
+)
+
+
+def make_tone(label, seed, seconds=1.0, rate=TONE_RATE):
+    """(num_samples,): a high or a low tone, or noise."""
+    rng = np.random.default_rng(seed)
+    time = np.arange(round(seconds * rate)) / rate
+    if label == "noise":
+        wave = rng.uniform(-1, 1, len(time))
+    else:
+        low, high = {"low": (200, 600), "high": (1500, 2500)}[label]
+        wave = np.sin(2 * np.pi * rng.uniform(low, high) * time + rng.uniform(0, 6))
+    return (rng.uniform(0.2, 0.8) * wave).astype(np.float32)
+
+
+def write_rows(path, rows):
+    """Write dicts of the same keys as a CSV manifest."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tone():
+    """The function ``(label, seed, seconds, rate) -> waveform``."""
+    return make_tone
+
+
+@pytest.fixture(scope="session")
+def save_manifest():
+    """The function ``(path, rows) -> path`` that writes dicts as a CSV manifest."""
+    return write_rows
+
+
+@pytest.fixture(scope="session")
+def tones(tmp_path_factory):
+    """A manifest of 30 tones and noises of 1 s (two segments each), with splits."""
+    folder = tmp_path_factory.mktemp("tones")
+    rows = []
+    for label in TONE_LABELS:
+        for split, count in (("train", 5), ("devel", 2), ("test", 3)):
+            for i in range(count):
+                name = f"{label}-{split}-{i}.wav"
+                soundfile.write(folder / name, make_tone(label, len(rows)), TONE_RATE)
+                rows.append({"path": name, "label": label, "split": split})
+    return write_rows(folder / "labels.csv", rows)
+
+
+@pytest.fixture(scope="session")
+def tiny_toml(tmp_path_factory):
+    """A recipe file: images of 32 pixels, mobilenet_v2 with random weights, two epochs."""
+    path = tmp_path_factory.mktemp("recipe") / "tiny.toml"
+    path.write_text(TINY_TOML, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def make_recipe(tiny_toml):
+    """The function ``(*overrides) -> Recipe`` that changes settings of the tiny recipe."""
+    from deepspectrumlite.config import load_recipe
+
+    return lambda *overrides: load_recipe(tiny_toml, overrides)
+
+
+@pytest.fixture(scope="session")
+def learning_settings():
+    """Overrides of the tiny recipe with which it learns to tell the tones apart."""
+    return LEARNING
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, make_recipe, tones):
+    """A run folder with a model that knows high, low and noise; leave it as it is."""
+    from deepspectrumlite.runs import train_run
+
+    folder = tmp_path_factory.mktemp("runs") / "tones"
+    train_run(make_recipe(*LEARNING), tones, folder)
+    return folder

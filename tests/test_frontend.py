@@ -1,0 +1,293 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from deepspectrumlite.config import parse_recipe
+from deepspectrumlite.frontend import FrontEnd, RealDFT, dct_matrix, mel_matrix, resize_matrix
+
+GOLDEN = Path(__file__).parent / "golden"
+SETTINGS = json.loads((GOLDEN / "index.json").read_text())
+NAMES = sorted(SETTINGS)
+
+
+def published(name, **changes):
+    """The front-end with a golden array's settings, and the arrays."""
+    given = SETTINGS[name]
+    frontend = {
+        # The stored waveform is normalised already, and not to a peak of 1.
+        "peak_normalise": False,
+        "window_seconds": given["stft_window_size"],
+        "hop_seconds": given["stft_hop_size"],
+        "fft_seconds": given["stft_fft_length"],
+        "n_mels": given["num_mel_bins"],
+        "n_mfcc": given["num_mfccs"],
+        "lifter": given["cep_lifter"],
+        "top_db": "none",
+        "color_map": given["color_map"],
+        "image_height": given["image_height"],
+        "image_width": given["image_width"],
+        "resize": given["resize_method"],
+        "antialias": given["anti_alias"],
+    } | changes
+    data = {"segment_seconds": given["chunk_size"], "hop_seconds": given["chunk_hop_size"]}
+    arrays = dict(np.load(GOLDEN / name))
+    arrays["image_rot"] = arrays["image_rot"] / 250
+    return make(frontend, data), arrays
+
+
+def make(frontend=None, data=None):
+    small = {"segment_seconds": 0.5, "hop_seconds": 0.5}
+    recipe = parse_recipe({"frontend": frontend or {}, "data": data or small})
+    return FrontEnd(recipe.frontend, recipe.data)
+
+
+def batch(array):
+    return torch.from_numpy(array)[None]
+
+
+def noise(n, batch=2, seed=0):
+    return 0.1 * torch.randn(batch, n, generator=torch.Generator().manual_seed(seed))
+
+
+# Against the published implementation.
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_mel_agrees_with_the_published_one(name):
+    frontend, golden = published(name)
+    mel = frontend.power(batch(golden["waveform"]))[0].numpy()
+    assert np.abs(mel - golden["mel"]).max() < 2e-5 * golden["mel"].max()
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if not SETTINGS[n]["num_mfccs"]])
+def test_decibels_agree_with_the_published_ones(name):
+    frontend, golden = published(name)
+    error = np.abs(frontend.features(batch(golden["waveform"]))[0].numpy() - golden["features"])
+    below_peak = golden["features"].max() - golden["features"]
+    assert error[below_peak < 60].max() < 0.01
+    assert error[below_peak < 80].max() < 0.1
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if SETTINGS[n]["num_mfccs"]])
+def test_mfccs_agree_with_the_published_ones(name):
+    frontend, golden = published(name)
+    # From the stored mel: far below the peak of the chirp its bins are rounding noise.
+    mfcc = frontend.scale(batch(golden["mel"]))[0].numpy()
+    assert np.abs(mfcc - golden["features"]).max() < 0.05
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_images_agree_with_the_published_ones(name):
+    frontend, golden = published(name)
+    image = frontend.colorize(batch(golden["features"]))
+    assert np.abs(image[0].permute(2, 1, 0).numpy() - golden["image_map"]).max() < 1e-5
+    resized = 255 * frontend.resize(image)[0].permute(1, 2, 0).numpy()
+    allowed = 0.1 if SETTINGS[name]["resize_method"] == "bicubic" else 0.01
+    assert np.abs(resized - golden["image_rot"]).max() < allowed
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if "noise" in n])
+@pytest.mark.parametrize("peak_normalise", [False, True])
+def test_noise_agrees_from_end_to_end(name, peak_normalise):
+    frontend, golden = published(name, peak_normalise=peak_normalise)
+    image = 255 * frontend(batch(golden["waveform"]))[0].permute(1, 2, 0).numpy()
+    assert np.abs(image - golden["image_rot"]).max() < 2
+
+
+# Against independent derivations.
+
+
+@pytest.mark.parametrize("n_fft", [1, 2, 7, 12, 400, 512, 551, 1024, 1102, 2048])
+def test_dft_agrees_with_numpy(n_fft):
+    dft = RealDFT(n_fft)
+    frames = torch.randn(2, 3, n_fft, generator=torch.Generator().manual_seed(0))
+    power = dft(frames)[..., torch.from_numpy(dft.position)].numpy()
+    expected = np.abs(np.fft.rfft(frames.double().numpy())) ** 2
+    np.testing.assert_allclose(power, expected, atol=1e-5 * expected.max())
+
+
+@pytest.mark.parametrize(
+    ("window", "hop"), [(0.064, 0.016), (0.05, 0.02), (0.0313, 0.0101), (0.5, 0.1)]
+)
+@pytest.mark.parametrize("fft", ["window", 0.5])
+def test_power_is_that_of_hann_windowed_frames(window, hop, fft):
+    section = {"window_seconds": window, "hop_seconds": hop, "fft_seconds": fft}
+    frontend = make(section | {"frequency": "linear"})
+    waveform = noise(8000)
+    win, step = round(window * 16000), round(hop * 16000)
+    starts = range(0, 8000 - win + 1, step)
+    n = np.arange(win)
+    hann = 0.5 - 0.5 * np.cos(2 * np.pi * n / win)
+    frames = np.stack([waveform.numpy()[:, s : s + win] * hann for s in starts], axis=1)
+    expected = np.abs(np.fft.rfft(frames, n=frontend.n_fft)) ** 2
+    power = frontend.power(waveform).numpy()
+    assert power.shape == expected.shape
+    np.testing.assert_allclose(power, expected, atol=2e-6 * expected.max())
+
+
+def test_linear_frequencies_keep_to_the_band():
+    frontend = make({"frequency": "linear", "fmin": 1000.0, "fmax": 2000.0})
+    tone = torch.sin(2 * torch.pi * 1500 / 16000 * torch.arange(8000))[None]
+    power = frontend.power(tone)[0].mean(dim=0)
+    spacing = 16000 / 1024
+    assert len(power) == 1 + int(2000 // spacing) - int(-(-1000 // spacing))
+    loudest = (int(-(-1000 // spacing)) + int(power.argmax())) * spacing
+    assert abs(loudest - 1500) <= spacing / 2
+
+
+def test_mel_bands_are_triangles_on_the_mel_axis():
+    matrix = mel_matrix(10, 4096, 16000, 300, 4000)
+    hertz = np.arange(2049) * 16000 / 4096
+    edges = 700 * (
+        np.exp(np.linspace(*(1127 * np.log(1 + f / 700) for f in (300, 4000)), 12) / 1127) - 1
+    )
+    for band in range(10):
+        inside = (hertz > edges[band] + 1e-6) & (hertz < edges[band + 2] - 1e-6)
+        assert (matrix[inside, band] > 0).all()
+        assert (matrix[~inside, band] < 1e-9).all()
+        assert abs(hertz[matrix[:, band].argmax()] - edges[band + 1]) <= 16000 / 4096
+        assert 0.9 < matrix[:, band].max() <= 1
+    # Neighbours add up to 1 between the first and the last peak.
+    between = (hertz > edges[1]) & (hertz < edges[-2])
+    np.testing.assert_allclose(matrix[between].sum(axis=1), 1)
+
+
+def test_the_bin_at_0_hertz_belongs_to_no_band():
+    assert (mel_matrix(40, 512, 16000, 0, 8000)[0] == 0).all()
+
+
+def test_dct_is_scipys_but_for_its_first_coefficient():
+    from scipy.fft import dct
+
+    mel = np.random.default_rng(0).normal(size=(3, 40))
+    expected = dct(mel, type=2, norm="ortho")[:, :13]
+    expected[:, 0] *= np.sqrt(2)
+    np.testing.assert_allclose(mel @ dct_matrix(40, 13, 0), expected)
+    lifter = 1 + 11 * np.sin(np.pi * np.arange(13) / 22)
+    np.testing.assert_allclose(mel @ dct_matrix(40, 13, 22), expected * lifter)
+
+
+@pytest.mark.parametrize(
+    ("resize", "mode", "n_out"),
+    [
+        *[("nearest", "nearest-exact", n) for n in (5, 12, 40)],
+        *[("bilinear", "bilinear", n) for n in (5, 12, 40)],
+        # Torch averages whole points, we shares of them: equal where the lengths divide.
+        *[("area", "area", n) for n in (3, 6, 12, 24)],
+    ],
+)
+def test_resize_agrees_with_torch(resize, mode, n_out):
+    # Torch's bicubic kernel has another parameter; the golden arrays check ours.
+    section = parse_recipe({"frontend": {"resize": resize, "antialias": False}}).frontend
+    line = torch.rand(1, 1, 1, 12, dtype=torch.float64)
+    expected = torch.nn.functional.interpolate(line, size=(1, n_out), mode=mode)
+    ours = line @ torch.from_numpy(resize_matrix(12, n_out, section)).T
+    torch.testing.assert_close(ours, expected)
+
+
+def test_area_resize_weighs_points_by_their_overlap():
+    section = parse_recipe({"frontend": {"resize": "area"}}).frontend
+    np.testing.assert_allclose(resize_matrix(3, 2, section), [[2 / 3, 1 / 3, 0], [0, 1 / 3, 2 / 3]])
+
+
+@pytest.mark.parametrize("n_out", [8, 31, 100])
+def test_antialiased_resize_agrees_with_pillow(n_out):
+    from PIL import Image
+
+    kernels = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+    line = np.random.default_rng(0).random(31, dtype=np.float32)
+    for resize, kernel in kernels.items():
+        section = parse_recipe({"frontend": {"resize": resize, "antialias": True}}).frontend
+        image = Image.fromarray(line[None], mode="F").resize((n_out, 1), kernel)
+        np.testing.assert_allclose(
+            resize_matrix(31, n_out, section) @ line, np.asarray(image)[0], atol=1e-5
+        )
+
+
+# What must always hold.
+
+OPTIONS = [
+    {},
+    {"peak_normalise": False},
+    {"scale": "power"},
+    {"frequency": "linear", "fmin": 100.0, "fmax": 4000.0},
+    {"n_mfcc": 20, "lifter": 22},
+    {"n_mfcc": 13, "top_db": "none"},
+    {"top_db": 40.0},
+    {"color_map": "none"},
+    {"color_map": "magma", "resize": "bicubic"},
+    {"resize": "nearest", "antialias": False},
+    {"resize": "area"},
+    {"image_height": 96, "image_width": 160},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize(
+    "waveform",
+    [
+        torch.zeros(2, 8000),
+        1e-12 * noise(8000),
+        1e6 * noise(8000),
+        torch.ones(2, 8000),
+        noise(8000),
+    ],
+    ids=["silence", "faint", "loud", "constant", "noise"],
+)
+def test_images_are_finite_and_in_range(options, waveform):
+    frontend = make(options)
+    image = frontend(waveform)
+    section = frontend.section
+    assert image.shape == (2, 3, section.image_height, section.image_width)
+    assert torch.isfinite(image).all()
+    assert image.min() >= 0
+    assert image.max() <= 1 + 1e-6
+
+
+def test_silence_is_one_flat_colour():
+    image = make()(torch.zeros(1, 8000))
+    torch.testing.assert_close(image, image[:, :, :1, :1].expand_as(image))
+
+
+def test_segments_do_not_influence_each_other():
+    frontend, waveform = make({"n_mfcc": 20}), noise(8000, batch=4)
+    together = frontend(waveform * torch.tensor([1.0, 1e-3, 1e3, 0.0])[:, None])
+    alone = torch.cat(
+        [frontend(w[None]) for w in waveform * torch.tensor([1, 1e-3, 1e3, 0])[:, None]]
+    )
+    torch.testing.assert_close(together, alone, atol=1e-4, rtol=0)
+
+
+def test_peak_normalisation_makes_loudness_irrelevant():
+    frontend, waveform = make(), noise(8000)
+    torch.testing.assert_close(frontend(waveform), frontend(waveform / 256), atol=1e-4, rtol=0)
+
+
+def test_top_db_limits_the_dynamic_range():
+    features = make({"top_db": 30.0}).features(noise(8000))
+    span = features.amax(dim=(1, 2)) - features.amin(dim=(1, 2))
+    torch.testing.assert_close(span, torch.full((2,), 30.0))
+
+
+def test_low_frequencies_are_at_the_bottom_and_time_runs_right():
+    tone = torch.sin(2 * torch.pi * 200 / 16000 * torch.arange(8000))
+    tone[4000:] = 0
+    brightness = make({"color_map": "none"})(tone[None])[0, 0]
+    assert brightness[-40:].mean() > 2 * brightness[:40].mean()
+    assert brightness[:, :80].mean() > 2 * brightness[:, -80:].mean()
+
+
+def test_without_a_colour_map_the_channels_are_equal():
+    image = make({"color_map": "none"})(noise(8000))
+    assert torch.equal(image[:, 0], image[:, 1])
+    assert torch.equal(image[:, 0], image[:, 2])
+
+
+def test_gradients_reach_the_waveform():
+    waveform = noise(8000).requires_grad_()
+    make()(waveform).square().sum().backward()
+    assert torch.isfinite(waveform.grad).all()
+    assert waveform.grad.abs().sum() > 0

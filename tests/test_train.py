@@ -1,0 +1,316 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from deepspectrumlite import train as train_module
+from deepspectrumlite.audio import cut_segments, load_audio
+from deepspectrumlite.config import TrainSection
+from deepspectrumlite.data import Segments, scan
+from deepspectrumlite.errors import TrainingError
+from deepspectrumlite.manifest import load_manifest
+from deepspectrumlite.model import Classifier
+from deepspectrumlite.train import (
+    batch_loss,
+    class_weights,
+    devel_scores,
+    fit,
+    make_train_loader,
+)
+
+CPU = torch.device("cpu")
+PLAIN = (
+    "augment.mixup_alpha=0",
+    "augment.time_shift=0",
+    "augment.time_masks=0",
+    "augment.frequency_masks=0",
+)
+
+
+@pytest.fixture(scope="module")
+def table(tones, make_recipe):
+    return scan(load_manifest(tones), make_recipe().data)[0]
+
+
+@pytest.fixture
+def cut(table, make_recipe):
+    def cut(*splits):
+        data = make_recipe().data
+        labels = ["high", "low", "noise"]
+        return [Segments(table[table["split"] == s].reset_index(), data, labels) for s in splits]
+
+    return cut
+
+
+@pytest.fixture
+def train_tiny(cut):
+    """Build a model and fit it: (model, history, its state before)."""
+
+    def train_tiny(recipe, **options):
+        torch.manual_seed(recipe.train.seed)
+        model = Classifier(recipe, ["high", "low", "noise"])
+        before = copy_state(model)
+        history = fit(model, *cut("train", "devel"), device=CPU, **options)
+        return model, history, before
+
+    return train_tiny
+
+
+@pytest.fixture
+def script_uar(monkeypatch):
+    """Let devel UARs be as written; returns the list of the states that were judged."""
+
+    def script(*values):
+        judged, real = [], train_module.devel_scores
+
+        def scores(model, devel, device):
+            judged.append(copy_state(model))
+            return real(model, devel, device) | {"devel_uar": values[len(judged) - 1]}
+
+        monkeypatch.setattr(train_module, "devel_scores", scores)
+        return judged
+
+    return script
+
+
+def copy_state(model):
+    return {key: value.clone() for key, value in model.state_dict().items()}
+
+
+def same(one, other):
+    assert one.keys() == other.keys()
+    return [key for key in one if torch.equal(one[key], other[key])]
+
+
+def without_seconds(history):
+    return [{k: v for k, v in record.items() if k != "seconds"} for record in history]
+
+
+def test_a_net_learns_to_tell_tones_from_noise(train_tiny, make_recipe, learning_settings, cut):
+    model, history, _ = train_tiny(make_recipe(*learning_settings))
+    train, devel = (devel_scores(model, part, CPU) for part in cut("train", "devel"))
+    assert train["devel_uar"] >= 0.8  # chance is 0.33
+    assert devel["devel_uar"] >= 0.8
+    assert history[-1]["train_loss"] < 0.8 * history[0]["train_loss"]
+    # What is handed over is the last of the best epochs, in its exact state.
+    best = [record for record in history if record["best"]][-1]
+    assert best["devel_uar"] == max(record["devel_uar"] for record in history)
+    assert devel == {key: best[key] for key in devel}
+    assert not model.training
+
+
+def test_history_has_a_record_per_epoch(train_tiny, make_recipe):
+    told, steps = [], []
+    recipe = make_recipe("train.head_epochs=2", "train.epochs=3", "train.schedule=constant")
+    _, history, _ = train_tiny(
+        recipe, on_epoch=told.append, progress=lambda *step: steps.append(step)
+    )
+    assert told == history
+    assert [record["epoch"] for record in history] == [1, 2, 3, 4, 5]
+    assert [record["phase"] for record in history] == ["head"] * 2 + ["fine_tune"] * 3
+    assert {record["learning_rate"] for record in history} == {1e-3}
+    # 30 training segments in batches of 4, without the incomplete last one.
+    assert [step for step in steps if step[0] == "head epoch 2/2"] == [
+        ("head epoch 2/2", n, 7) for n in range(1, 8)
+    ]
+
+
+def test_the_seed_decides_everything(train_tiny, make_recipe):
+    one, first, before = train_tiny(make_recipe())
+    # What happens to the generators of torch between two runs is of no effect.
+    torch.rand(17)
+    two, second, _ = train_tiny(make_recipe())
+    other, third, before_other = train_tiny(make_recipe("train.seed=1"))
+    assert without_seconds(first) == without_seconds(second)
+    assert len(same(one.state_dict(), two.state_dict())) == len(one.state_dict())
+    assert first[0]["train_loss"] != third[0]["train_loss"]
+    weights = "backbone.network.conv_stem.weight"
+    assert weights not in same(before, before_other)
+    assert weights not in same(one.state_dict(), other.state_dict())
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.9])
+def test_the_head_phase_leaves_the_backbone_alone(train_tiny, make_recipe, decay):
+    recipe = make_recipe(
+        "train.head_epochs=2", "train.epochs=0", "train.keep=last", f"train.average_decay={decay}"
+    )
+    model, _, before = train_tiny(recipe)
+    unchanged = same(before, model.state_dict())
+    backbone = [key for key in before if key.startswith("backbone.")]
+    assert sum("running_" in key for key in backbone) > 50
+    assert set(backbone) <= set(unchanged)
+    assert not any(key.startswith("head.") for key in unchanged)
+
+
+def test_fine_tune_share_changes_the_last_layers_only(train_tiny, make_recipe):
+    recipe = make_recipe(
+        "train.head_epochs=0",
+        "train.fine_tune_share=0.5",
+        "train.keep=last",
+        "train.average_decay=0",
+    )
+    model, _, before = train_tiny(recipe)
+    unchanged = set(same(before, model.state_dict()))
+    names = {module: name for name, module in model.named_modules()}
+    layers = [names[layer] for layer in model.backbone.layers()]
+    for number, layer in enumerate(layers):
+        own = [key for key in before if key.rpartition(".")[0] == layer]
+        assert own
+        frozen = number < len(layers) / 2
+        assert [key in unchanged for key in own] == [frozen] * len(own), layer
+
+
+def test_frozen_batch_norm_keeps_its_statistics(train_tiny, make_recipe):
+    recipe = make_recipe(
+        "train.head_epochs=0",
+        "train.batch_norm=frozen",
+        "train.keep=last",
+        "train.average_decay=0",
+    )
+    model, _, before = train_tiny(recipe)
+    unchanged = set(same(before, model.state_dict()))
+    assert all(key in unchanged for key in before if "running_" in key)
+    assert "backbone.network.conv_stem.weight" not in unchanged
+
+
+class Labelled(SimpleNamespace):
+    """A dataset of nothing but labels."""
+
+    def __len__(self):
+        return len(self.label_index)
+
+    def __getitem__(self, i):
+        return np.zeros(1, np.float32), int(self.label_index[i]), i
+
+
+def draw(label_index, **settings):
+    """All (label, index) pairs of one epoch."""
+    section = TrainSection(workers=0, **settings)
+    generator = torch.Generator().manual_seed(0)
+    loader = make_train_loader(Labelled(label_index=np.array(label_index)), section, generator)
+    return [pair for _, label, i in loader for pair in zip(label.tolist(), i.tolist(), strict=True)]
+
+
+def test_the_sampler_draws_classes_equally_often():
+    drawn = draw([0] * 900 + [1] * 80 + [2] * 20, balance="sampler", batch_size=10)
+    counts = np.bincount([label for label, _ in drawn])
+    assert counts.sum() == 1000
+    # Five standard deviations of a binomial of 1000 draws at 1/3.
+    assert np.abs(counts - 1000 / 3).max() < 5 * np.sqrt(1000 * 2 / 9)
+    # The last recording of the rarest class is drawn like its siblings: 1 in 60.
+    assert 3 < sum(i == 999 for _, i in drawn) < 35
+
+
+@pytest.mark.parametrize("balance", ["weights", "none"])
+def test_without_the_sampler_each_segment_comes_once(balance):
+    drawn = draw([0] * 15 + [1] * 5, balance=balance, batch_size=4)
+    assert sorted(i for _, i in drawn) == list(range(20))
+    assert [i for _, i in drawn] != list(range(20))
+
+
+def test_an_incomplete_last_batch_is_dropped_but_not_the_only_one():
+    assert len(draw([0, 1] * 5, balance="none", batch_size=4)) == 8
+    assert len(draw([0, 1, 1], balance="none", batch_size=4)) == 3
+
+
+def test_class_weights_by_hand():
+    data = Labelled(label_index=np.array([0, 0, 0, 1]))
+    weights = class_weights(data, 3, TrainSection(balance="weights"))
+    assert weights.tolist() == pytest.approx([4 / (3 * 3), 4 / (3 * 1), 4 / 3])
+    for balance in ("sampler", "none"):
+        assert class_weights(data, 3, TrainSection(balance=balance)).tolist() == [1, 1, 1]
+
+
+def test_batch_loss_by_hand(make_recipe, tone):
+    torch.manual_seed(0)
+    smoothing = 0.25
+    recipe = make_recipe(*PLAIN, f"train.label_smoothing={smoothing}")
+    model = Classifier(recipe, ["a", "b"]).eval()
+    waveform = torch.from_numpy(np.stack([tone(name, 1, 0.5) for name in ("low", "noise")]))
+    weights = torch.tensor([0.5, 3.0])
+    loss = batch_loss(model, waveform, torch.tensor([0, 1]), weights, torch.Generator())
+    log_p = model(waveform).log().detach().numpy()
+    target = np.array([[0.875, 0.125], [0.125, 0.875]])
+    expected = -(target * log_p * weights.numpy()).sum() / 2
+    assert loss.item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_devel_scores_by_hand(make_recipe, table):
+    torch.manual_seed(3)
+    recipe = make_recipe()
+    labels = ["high", "low", "noise"]
+    model = Classifier(recipe, labels).eval()
+    rows = table[table["split"] == "devel"].reset_index()
+    scores = devel_scores(model, Segments(rows, recipe.data, labels), CPU)
+    by_file = []
+    for path in rows["path"]:
+        segments = cut_segments(load_audio(path, recipe.data.sample_rate), recipe.data)
+        by_file.append(model(torch.from_numpy(segments)).detach().numpy().mean(axis=0))
+    truth = rows["label"].map(labels.index).to_numpy()
+    right = np.argmax(by_file, axis=1) == truth
+    of_the_truth = np.array(by_file)[np.arange(len(truth)), truth]
+    assert scores["devel_loss"] == pytest.approx(-np.log(of_the_truth).mean(), rel=1e-5)
+    assert scores["devel_accuracy"] == pytest.approx(right.mean())
+    assert scores["devel_uar"] == pytest.approx(np.mean([right[truth == c].mean() for c in (0, 1, 2)]))
+
+
+@pytest.mark.parametrize(
+    ("keep", "uars", "kept"),
+    [
+        ("best", (0.5, 0.9, 0.7), 1),
+        ("last", (0.5, 0.9, 0.7), 2),
+        ("best", (0.5, 0.9, 0.9), 2),  # of equals, the later
+        ("best", (0.9, 0.5, 0.5), 0),  # the head's epoch, if fine-tuning only spoils it
+    ],
+)
+def test_keep(train_tiny, make_recipe, script_uar, keep, uars, kept):
+    judged = script_uar(*uars)
+    model, history, _ = train_tiny(make_recipe("train.epochs=2", f"train.keep={keep}"))
+    head = "head.0.weight"
+    assert [torch.equal(model.state_dict()[head], state[head]) for state in judged] == [
+        i == kept for i in range(3)
+    ]
+    assert len(same(model.state_dict(), judged[kept])) == len(judged[kept])
+    assert [record["best"] for record in history] == [
+        value == max(uars[: i + 1]) for i, value in enumerate(uars)
+    ]
+
+
+def test_the_lowest_loss_is_the_best_one(train_tiny, make_recipe, monkeypatch):
+    losses = iter([3.0, 1.0, 2.0])
+    real = train_module.devel_scores
+    monkeypatch.setattr(
+        train_module, "devel_scores", lambda *given: real(*given) | {"devel_loss": next(losses)}
+    )
+    _, history, _ = train_tiny(make_recipe("train.epochs=2", "train.monitor=loss"))
+    assert [record["best"] for record in history] == [True, True, False]
+
+
+def test_patience_stops_each_phase(train_tiny, make_recipe, script_uar):
+    script_uar(0.5, 0.6, 0.6, 0.4, 0.5, 0.7, 0.6, 0.6)
+    _, history, _ = train_tiny(
+        make_recipe("train.head_epochs=9", "train.epochs=9", "train.patience=2")
+    )
+    # The head stops two epochs after 0.6; fine-tuning starts anew, and two after 0.7.
+    assert [record["phase"] for record in history] == ["head"] * 4 + ["fine_tune"] * 4
+
+
+@pytest.mark.parametrize(
+    ("phase", "key"), [("head_epochs", "head_learning_rate"), ("epochs", "learning_rate")]
+)
+@pytest.mark.parametrize("batch_size", [4, 32])
+def test_a_loss_that_is_not_finite_names_the_key(train_tiny, make_recipe, phase, key, batch_size):
+    # 32: a single batch, whose own loss is finite still; what it leaves behind is not.
+    settings = ("train.head_epochs=0", "train.epochs=0", f"train.{phase}=1", f"train.{key}=1e30")
+    recipe = make_recipe(*settings, f"train.batch_size={batch_size}", "train.schedule=constant")
+    with pytest.raises(TrainingError, match=rf"not finite .* train\.{key} is 1e\+30.*={1e29:g}"):
+        train_tiny(recipe)
+
+
+def test_workers_do_not_change_the_result(train_tiny, make_recipe):
+    histories = [
+        train_tiny(make_recipe("train.head_epochs=3", "train.epochs=0", f"train.workers={n}"))[1]
+        for n in (0, 1)
+    ]
+    assert without_seconds(histories[0]) == without_seconds(histories[1])
