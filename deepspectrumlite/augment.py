@@ -100,7 +100,7 @@ def _stripes(batch: int, size: int, count: int, share: float, generator: Generat
     largest = int(share * size / max(count, 1))
     # Whole pixels: a stripe 1.5 wide may cover two, and two of those more than the share.
     width = (_uniform((batch, count, 1), generator) * (largest + 1)).floor()
-    start = _uniform((batch, count, 1), generator) * (size - width)
+    start = (_uniform((batch, count, 1), generator) * (size - width + 1)).floor()
     position = torch.arange(size)
     return ((position >= start) & (position < start + width)).any(dim=1)
 

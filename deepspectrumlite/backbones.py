@@ -7,16 +7,13 @@ hub, in this order.
 
 import hashlib
 import importlib.util
-import pickle
 import re
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.data.config import resolve_data_config
 from torch import Tensor, nn
@@ -169,7 +166,7 @@ def read_weights(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
     """Read a state dict without running code from the file.
 
     The digest is checked where it is known: given, or in the file's name as ``NAME-DIGEST.pth``
-    (the convention of torch.hub; at least 8 hexadecimal digits).
+    (the convention of torch.hub; at least 8 hexadecimal digits, not all decimal as in a date).
 
     Raises:
         BackboneError: the file is missing, altered, or no state dict
@@ -179,7 +176,7 @@ def read_weights(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
             f'model.weights is {str(path)!r}, which is no file; allowed: "imagenet", "random", '
             "or the path of a .pth or .safetensors file"
         )
-    named = re.search(r"-([0-9a-f]{8,64})\.(?:pth|pt|safetensors)$", path.name)
+    named = re.search(r"-(?!\d+\.)([0-9a-f]{8,64})\.(?:pth|pt|safetensors)$", path.name)
     expected = sha256 or (named.group(1) if named else "")
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if not found.startswith(expected):
@@ -191,7 +188,8 @@ def read_weights(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile):
+    # A broken pickle raises nearly anything: KeyError, IndexError, UnicodeDecodeError, ...
+    except Exception:
         raise BackboneError(
             f"{path}: not a state dict of tensors alone; save one with "
             "safetensors.torch.save_file or torch.save(model.state_dict(), ...)"
@@ -219,7 +217,8 @@ def _create(name: str) -> tuple[nn.Module, tuple[float, ...], tuple[float, ...]]
     if hasattr(network, "pre_logits"):
         # VGG's two hidden layers belong to its ImageNet head; ours follows the pooling.
         network.pre_logits = nn.Identity()
-    mean, std = (resolve_data_config(model=network)[key] for key in ("mean", "std"))
+    config = resolve_data_config(model=network)  # type: ignore[no-untyped-call]
+    mean, std = (config[key] for key in ("mean", "std"))
     return network, mean, std
 
 

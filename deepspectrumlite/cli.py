@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from deepspectrumlite import __version__
-from deepspectrumlite.config import load_recipe, recipe_schema, shipped_recipes
+from deepspectrumlite.config import load_recipe, recipe_schema, recipe_toml, shipped_recipes
 from deepspectrumlite.errors import DeepSpectrumLiteError, MissingExtraError, RecipeError
 
 if TYPE_CHECKING:
@@ -98,11 +98,9 @@ def demo(
         _evaluate(run, manifest, "test", Options())
         out.print()
         predict(run, [str(recordings / "audio" / "BJA_Pacific__BJA_Pacific__SN4_01.flac")])
-    out.print(
+    typer.echo(
         f"\nModel:  {run / 'model'}\nScores: {run / 'test' / 'scores.json'}\n"
-        f"Plots:  {run / 'curves.png'}, {run / 'test' / 'confusion.png'}",
-        highlight=False,
-        soft_wrap=True,
+        f"Plots:  {run / 'curves.png'}, {run / 'test' / 'confusion.png'}"
     )
 
 
@@ -112,7 +110,7 @@ def data(
     skip_bad: SkipBad = False,
     overlap: Overlap = False,
     sample_rate: Annotated[
-        int, typer.Option(min=1000, help="In Hz; contents are compared at this rate.")
+        int, typer.Option(min=1000, max=192_000, help="In Hz; contents are compared at this rate.")
     ] = 16_000,
 ) -> None:
     """Show what a manifest holds: files, groups and minutes per split and class, and oddities.
@@ -168,7 +166,7 @@ def train(
         from deepspectrumlite.runs import Options
 
         _train(settings, manifest, run, Options(skip_bad, overlap, overwrite, device))
-    out.print(f"Model: {run / 'model'}   curves: {run / 'curves.png'}", highlight=False)
+    typer.echo(f"Model: {run / 'model'}   curves: {run / 'curves.png'}")
 
 
 @app.command()
@@ -196,7 +194,7 @@ def evaluate(
             raise typer.BadParameter(f"{split!r}; allowed: {', '.join(SPLITS)}")
         options = Options(skip_bad=skip_bad, device=device)
         where = _evaluate(model, manifest, split, options, out=folder, n_resamples=resamples)
-    out.print(f"Written to {where}: scores.json, predictions.csv, confusion.png", highlight=False)
+    typer.echo(f"Written to {where}: scores.json, predictions.csv, confusion.png")
 
 
 @app.command()
@@ -261,21 +259,17 @@ def recipe(
     if schema:
         typer.echo(json.dumps(recipe_schema(), indent=2))
         return
-    for name, section in load_recipe(source, changes or []).model_dump().items():
-        typer.echo(f"[{name}]")
-        for key, value in section.items():
-            # A string, number or boolean is written in TOML as in JSON.
-            typer.echo(f"{key} = {json.dumps(value)}")
-        typer.echo()
+    typer.echo(recipe_toml(load_recipe(source, changes or [])))
 
 
 def _train(recipe: Any, manifest: Path, run: Path, options: Any) -> None:
     from deepspectrumlite.runs import train_run
 
     with _progress() as progress:
-        err.print("   epoch       rate  loss: train  devel   devel UAR")
 
         def print_epoch(record: dict[str, Any]) -> None:
+            if record["epoch"] == 1:
+                err.print("   epoch       rate  loss: train  devel   devel UAR")
             star = "[green]best so far[/green]" if record["best"] else ""
             err.print(
                 f"{record['phase']:>9} {record['epoch']:>3}  {record['learning_rate']:.1e}  "
@@ -297,7 +291,7 @@ def _evaluate(model: Path, manifest: Path, split: str, options: Any, **settings:
     if "warning" in by_group:
         err.print(f"[yellow]Note:[/yellow] {escape(by_group['warning'])}", soft_wrap=True)
     if report["skipped"]:
-        err.print(f"{report['skipped']} recordings skipped; see {where / 'skipped.csv'}")
+        typer.echo(f"{report['skipped']} recordings skipped; see {where / 'skipped.csv'}", err=True)
     uar = report["files"]["uar"]
     out.print(f"UAR on {split}: {_with_interval(uar)} (95 % bootstrap interval over files)")
     return where

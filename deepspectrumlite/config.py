@@ -16,7 +16,6 @@ from pydantic import (
     ConfigDict,
     Field,
     PositiveFloat,
-    PositiveInt,
     ValidationError,
     model_validator,
 )
@@ -26,6 +25,7 @@ from deepspectrumlite.errors import RecipeError
 RECIPES = Path(__file__).parent / "recipes"
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Seconds = Annotated[float, Field(gt=0, le=3600)]
 
 
 class _Section(BaseModel):
@@ -36,9 +36,9 @@ class DataSection(_Section):
     """How recordings become segments of equal length."""
 
     sample_rate: Annotated[int, Field(ge=1000, le=192_000, description="in Hz")] = 16_000
-    segment_seconds: PositiveFloat = 2.0
+    segment_seconds: Seconds = 2.0
     hop_seconds: Annotated[
-        PositiveFloat, Field(description="from the start of one segment to the next")
+        Seconds, Field(description="from the start of one segment to the next")
     ] = 1.0
     padding: Annotated[
         Literal["zero", "repeat"],
@@ -85,10 +85,11 @@ class FrontEndSection(_Section):
     """How a segment becomes an image."""
 
     peak_normalise: bool = True
-    window_seconds: PositiveFloat = 0.064
-    hop_seconds: PositiveFloat = 0.016
+    window_seconds: Seconds = 0.064
+    hop_seconds: Seconds = 0.016
     fft_seconds: Annotated[
-        PositiveFloat | Literal["window"], Field(description='"window": as long as the window')
+        Annotated[float, Field(gt=0, le=10)] | Literal["window"],
+        Field(description='"window": as long as the window'),
     ] = "window"
     scale: Literal["db", "power"] = "db"
     frequency: Literal["mel", "linear"] = "mel"
@@ -198,7 +199,7 @@ class TrainSection(_Section):
     """Both phases of training: the head alone, then the last layers of the backbone too."""
 
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    batch_size: PositiveInt = 32
+    batch_size: Annotated[int, Field(ge=2, description="BatchNorm needs two at least")] = 32
     head_epochs: Annotated[int, Field(ge=0)] = 5
     head_learning_rate: PositiveFloat = 1e-3
     epochs: Annotated[int, Field(ge=0, description="of fine-tuning")] = 30
@@ -259,9 +260,9 @@ def check_frontend(frontend: FrontEndSection, data: DataSection) -> None:
             f"frontend.window_seconds is {frontend.window_seconds:g}, less than two samples at "
             f"{rate} Hz; allowed: at least {2 / rate:g}"
         )
-    for key in ("window_seconds", "hop_seconds", "fft_seconds"):
+    for key in ("window_seconds", "hop_seconds"):
         seconds = getattr(frontend, key)
-        if seconds != "window" and seconds > data.segment_seconds and key != "fft_seconds":
+        if seconds > data.segment_seconds:
             raise ValueError(
                 f"frontend.{key} is {seconds:g}, longer than data.segment_seconds; "
                 f"allowed: at most {data.segment_seconds:g}"
@@ -278,6 +279,13 @@ def check_frontend(frontend: FrontEndSection, data: DataSection) -> None:
         )
     if frontend.frequency == "mel":
         _check_mel_bands(frontend, rate)
+    else:
+        spacing = rate / frontend.n_fft(rate)
+        if math.ceil(frontend.fmin / spacing) > math.floor(fmax / spacing):
+            raise ValueError(
+                f"frontend.fmin to fmax is {frontend.fmin:g} to {fmax:g} Hz, between two bins of "
+                f"the Fourier transform ({spacing:g} Hz apart); allowed: a wider range"
+            )
 
 
 def _check_mel_bands(frontend: FrontEndSection, rate: int) -> None:
@@ -388,7 +396,26 @@ def _known(loc: tuple[int | str, ...]) -> list[str]:
 
 
 def _allowed(problem: Mapping[str, Any]) -> str:
-    return str(problem["msg"]).removeprefix("Input should be ").removeprefix("a valid ")
+    message = str(problem["msg"])
+    for start in ("Input should be ", "String should ", "a valid "):
+        message = message.removeprefix(start)
+    return message
+
+
+def recipe_toml(recipe: Recipe) -> str:
+    """The recipe as TOML, every key with what it means and allows, to start an own one from."""
+    lines = []
+    for name, section in recipe:
+        lines += [f"# {type(section).__doc__}", f"[{name}]"]
+        known = type(section).model_json_schema()["properties"]
+        for key, value in section:
+            # A string, number or boolean is written in TOML as in JSON.
+            line = f"{key} = {json.dumps(value, ensure_ascii=False)}"
+            notes = [known[key].get("description"), ", ".join(known[key].get("enum", []))]
+            comment = ": ".join(note for note in notes if note)
+            lines.append(f"{line}  # {comment}" if comment else line)
+        lines.append("")
+    return "\n".join(lines)
 
 
 def recipe_schema() -> dict[str, Any]:

@@ -30,6 +30,8 @@ def make_loader(segments: Segments, section: TrainSection, **options: Any) -> Da
         batch_size=section.batch_size,
         num_workers=workers,
         persistent_workers=workers > 0,
+        # Of its own: how often it draws, to seed the workers, depends on their number.
+        generator=torch.Generator(),
         **options,
     )
 

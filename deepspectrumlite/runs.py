@@ -72,16 +72,19 @@ def train_run(
         )
     device = choose_device(options.device)
     table = with_splits(load_manifest(manifest), recipe, options)
-    _prepare_folder(out, options.overwrite)
-    scanned = scan_split(table, recipe.data, out, options, progress)
+    _check_folder(out, options.overwrite)
+    scanned, skipped = scan_split(table, recipe.data, options, progress)
     check_splits(scanned, allow_group_overlap=options.allow_group_overlap)
     require_splits(scanned, ["train", "devel"])
-    write_manifest(scanned, out / "manifest.csv")
     labels = sorted(scanned["label"].unique())
     if len(labels) < 2:
         raise TrainingError(f"{manifest}: only the label {labels[0]!r}; at least two are needed")
     torch.manual_seed(recipe.train.seed)
     model = Classifier(recipe, labels)
+    # Only now: what fails before leaves everything as it was.
+    _make_folder(out)
+    _write_skipped(skipped, out)
+    write_manifest(scanned, out / "manifest.csv")
     train, devel = (Segments(_rows(scanned, s), recipe.data, labels) for s in ("train", "devel"))
     history = fit(
         model,
@@ -132,8 +135,9 @@ def evaluate_run(
         require_splits(table, [split])
         table = _rows(table, split)
     out = out or folder / split
+    scanned, skipped = scan_split(table, model.recipe.data, options, progress)
     out.mkdir(parents=True, exist_ok=True)
-    scanned = scan_split(table, model.recipe.data, out, options, progress)
+    _write_skipped(skipped, out)
     report, predictions = evaluate_model(
         model,
         scanned,
@@ -164,20 +168,15 @@ def with_splits(table: pd.DataFrame, recipe: Recipe, options: Options) -> pd.Dat
 
 
 def scan_split(
-    table: pd.DataFrame, data: DataSection, out: Path, options: Options, progress: Progress
-) -> pd.DataFrame:
-    """Decode every recording once; the bad ones, if allowed, go to ``skipped.csv``."""
-    good, skipped = scan(
+    table: pd.DataFrame, data: DataSection, options: Options, progress: Progress
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Decode every recording once: the good ones, and the bad ones if they are allowed."""
+    return scan(
         table,
         data,
         skip_bad=options.skip_bad,
         progress=lambda done, total: progress("checking recordings", done, total),
     )
-    listing = out / "skipped.csv"
-    listing.unlink(missing_ok=True)
-    if len(skipped):
-        skipped.to_csv(listing, index=False)
-    return good
 
 
 def choose_device(name: str) -> torch.device:
@@ -192,7 +191,7 @@ def choose_device(name: str) -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device).item()  # which "meta" cannot
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise TrainingError(
@@ -201,16 +200,29 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def _prepare_folder(out: Path, overwrite: bool) -> None:
-    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not overwrite):
+def _check_folder(out: Path, overwrite: bool) -> None:
+    taken = out.is_dir() and any(out.iterdir())
+    if out.is_file() or (taken and not overwrite):
         raise TrainingError(
             f"{out}: already there; choose another --out, or pass --overwrite to replace it"
         )
+    # Not manifest.csv: a folder of recordings may hold one, and must never be deleted.
+    if taken and not (out / "history.jsonl").is_file():
+        raise TrainingError(f"{out}: not a run folder, so it is not overwritten; remove it")
+
+
+def _make_folder(out: Path) -> None:
     if out.is_dir() and any(out.iterdir()):
-        if not (out / "manifest.csv").is_file():
-            raise TrainingError(f"{out}: not a run folder, so it is not overwritten; remove it")
         shutil.rmtree(out)
     out.mkdir(parents=True, exist_ok=True)
+    (out / "history.jsonl").touch()  # marks a run folder from the start
+
+
+def _write_skipped(skipped: pd.DataFrame, out: Path) -> None:
+    listing = out / "skipped.csv"
+    listing.unlink(missing_ok=True)
+    if len(skipped):
+        skipped.to_csv(listing, index=False)
 
 
 def _recorder(

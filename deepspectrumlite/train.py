@@ -122,10 +122,11 @@ def run_phase(
                 averaged.update_parameters(model)
             losses.append(loss.item())
             progress(f"{phase.name} epoch {epoch}/{phase.epochs}", step, len(loader))
-        _check_finite(losses, epoch, phase)
         judged = model if averaged is None else averaged.module
         assert isinstance(judged, Classifier)
         scores = devel_scores(judged, devel, device)
+        # The devel loss too: the last step may spoil the weights after the last training loss.
+        _check_finite([*losses, scores["devel_loss"]], epoch, phase)
         yield {
             "phase": phase.name,
             "learning_rate": optimizer.param_groups[0]["lr"],
@@ -172,7 +173,7 @@ def make_train_loader(
     )
     # A last batch of one segment would give BatchNorm nothing to average over.
     drop_last = n > section.batch_size
-    return make_loader(train, section, sampler=sampler, drop_last=drop_last, generator=generator)
+    return make_loader(train, section, sampler=sampler, drop_last=drop_last)
 
 
 def class_weights(train: Segments, n_labels: int, section: TrainSection) -> Tensor:

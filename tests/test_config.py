@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from deepspectrumlite.cli import app
 from deepspectrumlite.config import (
+    RECIPES,
     DataSection,
     FrontEndSection,
     Recipe,
@@ -24,7 +25,7 @@ from deepspectrumlite.frontend import FrontEnd, mel_matrix
 
 def message(section=None, *, overrides=(), **values):
     """The error of a recipe with these values in one section, or of these overrides."""
-    with pytest.raises(RecipeError) as info:
+    with pytest.raises(RecipeError) as info:  # noqa: PT012
         if overrides:
             load_recipe("default", overrides)
         else:
@@ -42,9 +43,7 @@ def test_default_recipe_is_the_defaults_of_the_classes():
 def test_shipped_recipes_parse_and_keep_what_they_set(name):
     assert {"default", "demo"} <= set(shipped_recipes())
     recipe = load_recipe(name).model_dump()
-    path = f"deepspectrumlite/recipes/{name}.toml"
-    with open(path, "rb") as file:  # noqa: PTH123
-        written = tomllib.load(file)
+    written = tomllib.loads((RECIPES / f"{name}.toml").read_text(encoding="utf-8"))
     for section, values in written.items():
         assert {key: recipe[section][key] for key in values} == values
 
@@ -424,7 +423,33 @@ def test_empty_band_rule_agrees_with_the_mel_matrix():
     assert min(counts.values()) > 200
 
 
+def test_empty_band_rule_agrees_where_a_bin_lies_on_an_edge():
+    rng = random.Random(1)
+    counts = {True: 0, False: 0}
+    for _ in range(400):
+        rate, n_fft = rng.choice([8000, 16_000, 44_100]), rng.choice([256, 400, 1024])
+        spacing, k = rate / n_fft, rng.randrange(1, n_fft // 2 - 2)
+        width = rng.choice([0.5, 1.0, 1.5, 2.0])
+        near_nyquist = rng.random() < 0.3
+        section = FrontEndSection(
+            n_mels=1,
+            window_seconds=n_fft / rate,
+            fmin=rate / 2 - width * spacing if near_nyquist else k * spacing,
+            fmax="nyquist" if near_nyquist else (k + width) * spacing,
+        )
+        matrix = mel_matrix(1, n_fft, rate, section.fmin, section.fmax_hz(rate))
+        # The last bin is at its band's upper edge, where the triangle is 0.
+        assert refuses(section, rate) == (matrix.max() == 0) == (width <= 1), section
+        counts[width <= 1] += 1
+    assert min(counts.values()) > 100
+
+
 def test_empty_band_rule_names_the_first_empty_band():
-    matrix = mel_matrix(200, 1024, 16_000, 0.0, 8000.0)
-    first = int((matrix == 0).all(axis=0).argmax())
-    assert f"but mel band {first} of " in message("frontend", n_mels=200)
+    # Of these five, band 0 holds the bin at 500 Hz.
+    matrix = mel_matrix(5, 1600, 16_000, 499.0, 520.0)
+    empty = (matrix == 0).all(axis=0)
+    first = int(empty.argmax())
+    assert 0 < first < 4
+    assert f"but mel band {first} of 499 to 520 Hz" in message(
+        "frontend", n_mels=5, window_seconds=0.1, fmin=499, fmax=520
+    )

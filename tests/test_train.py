@@ -1,3 +1,4 @@
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -245,14 +246,15 @@ def test_devel_scores_by_hand(make_recipe, table):
     scores = devel_scores(model, Segments(rows, recipe.data, labels), CPU)
     by_file = []
     for path in rows["path"]:
-        segments = cut_segments(load_audio(path, recipe.data.sample_rate), recipe.data)
+        segments = cut_segments(load_audio(Path(path), recipe.data.sample_rate), recipe.data)
         by_file.append(model(torch.from_numpy(segments)).detach().numpy().mean(axis=0))
-    truth = rows["label"].map(labels.index).to_numpy()
+    truth = np.array([labels.index(label) for label in rows["label"]])
     right = np.argmax(by_file, axis=1) == truth
     of_the_truth = np.array(by_file)[np.arange(len(truth)), truth]
     assert scores["devel_loss"] == pytest.approx(-np.log(of_the_truth).mean(), rel=1e-5)
     assert scores["devel_accuracy"] == pytest.approx(right.mean())
-    assert scores["devel_uar"] == pytest.approx(np.mean([right[truth == c].mean() for c in (0, 1, 2)]))
+    recalls = [right[truth == number].mean() for number in range(3)]
+    assert scores["devel_uar"] == pytest.approx(np.mean(recalls))
 
 
 @pytest.mark.parametrize(
@@ -304,7 +306,7 @@ def test_a_loss_that_is_not_finite_names_the_key(train_tiny, make_recipe, phase,
     # 32: a single batch, whose own loss is finite still; what it leaves behind is not.
     settings = ("train.head_epochs=0", "train.epochs=0", f"train.{phase}=1", f"train.{key}=1e30")
     recipe = make_recipe(*settings, f"train.batch_size={batch_size}", "train.schedule=constant")
-    with pytest.raises(TrainingError, match=rf"not finite .* train\.{key} is 1e\+30.*={1e29:g}"):
+    with pytest.raises(TrainingError, match=rf"not finite .* train\.{key} is 1e\+30, .*=1e\+29"):
         train_tiny(recipe)
 
 

@@ -1,0 +1,98 @@
+"""What is imported when: the device side without the training side, and no import in a circle."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import deepspectrumlite
+
+PACKAGE = Path(deepspectrumlite.__file__).parent
+HEAVY = ("torch", "timm", "pandas", "sklearn", "matplotlib", "pyarrow", "tensorboard")
+# Each module imports at module level only from those before it. A new one goes where it fits.
+ORDER = (
+    "errors",
+    "config",
+    "decode",
+    "audio",
+    "manifest",
+    "splits",
+    "data",
+    "summary",
+    "frontend",
+    "backbones",
+    "model",
+    "metrics",
+    "plots",
+    "augment",
+    "optim",
+    "evaluate",
+    "train",
+    "predict",
+    "runs",
+    "cli",
+    "__main__",
+)
+
+
+def loaded_after(code):
+    """The heavy packages that are loaded after running code in a fresh process."""
+    report = f"import sys; print('LOADED', *[n for n in {HEAVY} if n in sys.modules])"
+    script = f"try:\n    {code}\nexcept SystemExit as stop:\n    assert not stop.code\n{report}"
+    found = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    return found.stdout.splitlines()[-1].split()[1:]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import deepspectrumlite",
+        "import deepspectrumlite.cli",
+        "import deepspectrumlite.config, deepspectrumlite.errors, deepspectrumlite.audio",
+        "import sys; sys.argv[1:] = ['--help']; from deepspectrumlite.cli import main; main()",
+        "import sys; sys.argv[1:] = ['train', '--help']; "
+        "from deepspectrumlite.cli import main; main()",
+        "import sys; sys.argv[1:] = ['recipe']; from deepspectrumlite.cli import main; main()",
+    ],
+)
+def test_the_training_side_is_not_loaded(code):
+    assert loaded_after(code) == []
+
+
+def test_the_training_side_is_noticed_when_loaded():
+    assert "pandas" in loaded_after("import deepspectrumlite.manifest")
+
+
+def package_imports(path):
+    """Modules of the package that a file imports at module level, outside of TYPE_CHECKING."""
+    found = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}: a relative import; write it out"
+            # `from deepspectrumlite import x` may mean a module, or a name of the package.
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    names = {name.split(".")[1] for name in found if name.startswith("deepspectrumlite.")}
+    return {name for name in names if (PACKAGE / f"{name}.py").exists()}
+
+
+def test_every_module_has_its_place():
+    modules = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
+    assert modules == set(ORDER)
+    assert package_imports(PACKAGE / "__init__.py") == set()
+
+
+@pytest.mark.parametrize("module", ORDER)
+def test_modules_import_only_from_those_before(module):
+    allowed = set(ORDER[: ORDER.index(module)])
+    assert package_imports(PACKAGE / f"{module}.py") - allowed == set()
+
+
+def test_the_check_sees_imports():
+    assert {"errors", "config", "model", "train"} <= package_imports(PACKAGE / "runs.py")
+    assert package_imports(PACKAGE / "__main__.py") == {"cli"}

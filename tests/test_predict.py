@@ -1,0 +1,170 @@
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from deepspectrumlite.audio import cut_segments, load_audio
+from deepspectrumlite.errors import AudioError
+from deepspectrumlite.model import load_model
+from deepspectrumlite.predict import find_recordings, predict_file
+
+CPU = torch.device("cpu")
+RATE = 8000
+
+
+@pytest.fixture(scope="module")
+def model(trained):
+    return load_model(trained)
+
+
+@pytest.fixture
+def recording(tmp_path):
+    def recording(waveform, rate=RATE, name="a.wav", subtype="FLOAT"):
+        soundfile.write(tmp_path / name, waveform, rate, subtype=subtype)
+        return tmp_path / name
+
+    return recording
+
+
+def scores_by_hand(model, path):
+    segments = cut_segments(load_audio(path, RATE), model.recipe.data)
+    with torch.inference_mode():
+        return model(torch.from_numpy(segments)).numpy()
+
+
+# 3.3 s: seven segments and so more than a batch of six; the last one is padded.
+@pytest.mark.parametrize("seconds", [0.2, 0.5, 1.0, 3.3])
+def test_scores_are_the_mean_over_the_segments(model, recording, tone, seconds):
+    path = recording(tone("high", 3, seconds))
+    found = predict_file(model, path, CPU)
+    expected = scores_by_hand(model, path)
+    assert found.segment_scores.shape == expected.shape
+    np.testing.assert_allclose(found.segment_scores, expected, atol=1e-5)
+    np.testing.assert_allclose(found.scores, expected.mean(axis=0), atol=1e-5)
+    assert found.segment_starts.tolist() == [0.5 * i for i in range(len(expected))]
+    assert found.labels == ["high", "low", "noise"]
+    assert found.label == found.labels[expected.mean(axis=0).argmax()]
+
+
+def test_it_hears_what_is_there(model, recording, tone):
+    heard = {
+        label: [predict_file(model, recording(tone(label, 100 + i)), CPU).label for i in range(6)]
+        for label in model.labels
+    }
+    right = sum(found.count(label) for label, found in heard.items())
+    assert right >= 14  # of 18; chance is 6
+
+
+def test_a_change_in_the_middle_shows_in_the_segments(model, recording, tone):
+    path = recording(np.concatenate([tone("noise", 7), tone("high", 8)]))
+    found = predict_file(model, path, CPU)
+    row = found.to_json(segments=True)
+    assert [part["start"] for part in row["segments"]] == [0.0, 0.5, 1.0, 1.5]
+    assert [part["end"] for part in row["segments"]] == [0.5, 1.0, 1.5, 2.0]
+    for part, scores in zip(row["segments"], found.segment_scores, strict=True):
+        assert part["scores"] == dict(zip(found.labels, scores.tolist(), strict=True))
+        assert part["label"] == max(part["scores"], key=part["scores"].get)
+    noise = found.segment_scores[:, found.labels.index("noise")]
+    assert noise[:2].min() > noise[2:].max()
+    assert row["scores"] == pytest.approx(dict(zip(found.labels, found.scores, strict=True)))
+    assert "segments" not in found.to_json()
+
+
+@pytest.mark.parametrize(
+    ("waveform", "rate", "n_segments"),
+    [
+        (np.zeros(8000, np.float32), RATE, 2),
+        (np.ones(40, np.float32), RATE, 1),  # a click of 5 ms
+        (np.full(1, 0.5, np.float32), RATE, 1),
+        (np.full((8000, 2), 1e-30, np.float32), RATE, 2),
+        (np.random.default_rng(0).uniform(-1, 1, (96_000, 8)), 96_000, 2),
+    ],
+    ids=["silence", "click", "sample", "underflow", "96 kHz, 8 channels"],
+)
+def test_odd_recordings_have_finite_scores(model, recording, waveform, rate, n_segments):
+    path = recording(waveform, rate)
+    found = predict_file(model, path, CPU)
+    assert found.segment_scores.shape == (n_segments, 3)
+    assert np.isfinite(found.segment_scores).all()
+    assert found.segment_scores.sum(axis=1) == pytest.approx(1, abs=1e-5)
+    np.testing.assert_allclose(found.segment_scores, scores_by_hand(model, path), atol=1e-5)
+
+
+def test_a_long_recording_needs_no_more_than_a_batch(model, recording, monkeypatch):
+    seconds, batches = 600, []
+
+    def scores(waveform):
+        batches.append(tuple(waveform.shape))
+        return torch.full((len(waveform), 3), 1 / 3)
+
+    monkeypatch.setattr(model, "forward", scores)
+    noise = np.random.default_rng(0).uniform(-1, 1, seconds * RATE)
+    path = recording(noise, subtype="PCM_16")
+    told = []
+    tracemalloc.start()
+    found = predict_file(model, path, CPU, lambda *step: told.append(step))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert batches == [(6, 4000)] * 200
+    assert found.segment_scores.shape == (1200, 3)
+    # As 32-bit floats the recording takes 19 MB; a block of it 1 MB.
+    assert peak < 6e6
+    assert told[-1] == ("predicting a.wav", 1200, 1200)
+    assert [done for _, done, _ in told] == list(range(6, 1201, 6))
+
+
+def test_bad_files_are_audio_errors(model, tmp_path, recording):
+    (tmp_path / "text.wav").write_text("not audio")
+    (tmp_path / "empty.wav").write_bytes(b"")
+    nan = recording(np.array([0.1, np.nan, 0.2], np.float32), name="nan.wav")
+    bad = [tmp_path / "text.wav", tmp_path / "empty.wav", tmp_path / "absent.wav", tmp_path, nan]
+    for path in bad:
+        with pytest.raises(AudioError) as caught:
+            predict_file(model, path, CPU)
+        assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_too_short_for_a_model_that_drops_the_tail(model, recording, monkeypatch):
+    data = model.recipe.data.model_copy(update={"tail": "drop"})
+    monkeypatch.setattr(model, "recipe", model.recipe.model_copy(update={"data": data}))
+    with pytest.raises(AudioError, match=r"shorter than a segment of 0\.5 s.*data\.tail"):
+        predict_file(model, recording(np.ones(3999, np.float32)), CPU)
+    assert predict_file(model, recording(np.ones(4001, np.float32)), CPU).segment_starts == [0]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("b.wav", "a.FLAC", "notes.txt", "sub/c.mp3", "sub/.hidden.wav", "[x].wav"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    (tmp_path / "void").mkdir()
+    (tmp_path / "dir.wav").mkdir()
+    return tmp_path
+
+
+def names(folder, *patterns):
+    found = find_recordings([str(folder / pattern) for pattern in patterns])
+    return [str(path.relative_to(folder)) for path in found]
+
+
+def test_find_recordings(folder):
+    assert names(folder, "b.wav", "notes.txt") == ["b.wav", "notes.txt"]
+    assert names(folder, ".") == ["[x].wav", "a.FLAC", "b.wav", "sub/c.mp3"]
+    assert names(folder, "*.wav") == ["[x].wav", "b.wav"]
+    assert names(folder, "**/*.mp3") == ["sub/c.mp3"]
+    # A name that looks like a pattern is taken as a name first.
+    assert names(folder, "[x].wav") == ["[x].wav"]
+    # What matches nothing stays, to be complained about.
+    assert names(folder, "absent.wav", "*.ogg", "void") == ["absent.wav", "*.ogg", "void"]
+    # Each once, where it came first.
+    assert names(folder, "sub/c.mp3", "b.wav", "*.wav", "sub") == ["sub/c.mp3", "b.wav", "[x].wav"]
+    assert find_recordings([]) == []
+
+
+def test_find_recordings_by_relative_patterns(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    assert find_recordings(["sub", "b.*"]) == [Path("sub/c.mp3"), Path("b.wav")]
