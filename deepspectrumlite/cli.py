@@ -172,8 +172,11 @@ def train(
 @app.command()
 def evaluate(
     model: Model,
-    manifest: Manifest,
-    split: Annotated[str, typer.Option(help="train, devel or test.")] = "test",
+    manifest: Annotated[
+        Path | None,
+        typer.Argument(help="As for `data`, with a split column.  [default: that of the run]"),
+    ] = None,
+    split: Annotated[str, typer.Option(help="train, devel, test, or all.")] = "test",
     folder: Annotated[
         Path | None,
         typer.Option("--out", help="Where scores and plots go.  [default: MODEL/SPLIT]"),
@@ -190,8 +193,8 @@ def evaluate(
         from deepspectrumlite.manifest import SPLITS
         from deepspectrumlite.runs import Options
 
-        if split not in SPLITS:
-            raise typer.BadParameter(f"{split!r}; allowed: {', '.join(SPLITS)}")
+        if split not in (*SPLITS, "all"):
+            raise typer.BadParameter(f"{split!r}; allowed: {', '.join(SPLITS)}, all")
         options = Options(skip_bad=skip_bad, device=device)
         where = _evaluate(model, manifest, split, options, out=folder, n_resamples=resamples)
     typer.echo(f"Written to {where}: scores.json, predictions.csv, confusion.png")
@@ -281,7 +284,9 @@ def _train(recipe: Any, manifest: Path, run: Path, options: Any) -> None:
         train_run(recipe, manifest, run, options, progress=progress, on_epoch=print_epoch)
 
 
-def _evaluate(model: Path, manifest: Path, split: str, options: Any, **settings: Any) -> Path:
+def _evaluate(
+    model: Path, manifest: Path | None, split: str, options: Any, **settings: Any
+) -> Path:
     from deepspectrumlite.runs import evaluate_run
 
     with _progress() as progress:
@@ -290,6 +295,9 @@ def _evaluate(model: Path, manifest: Path, split: str, options: Any, **settings:
     by_group = report["files"].get("by_group", {})
     if "warning" in by_group:
         err.print(f"[yellow]Note:[/yellow] {escape(by_group['warning'])}", soft_wrap=True)
+    if report["seen_in_training"] and split != "train":
+        seen = f"{report['seen_in_training']} of these recordings were trained on"
+        err.print(f"[yellow]Warning:[/yellow] {seen}, so the scores are too good", soft_wrap=True)
     if report["skipped"]:
         typer.echo(f"{report['skipped']} recordings skipped; see {where / 'skipped.csv'}", err=True)
     uar = report["files"]["uar"]

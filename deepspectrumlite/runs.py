@@ -18,7 +18,7 @@ import torch
 
 from deepspectrumlite.config import DataSection, Recipe
 from deepspectrumlite.data import Segments, scan
-from deepspectrumlite.errors import TrainingError
+from deepspectrumlite.errors import ManifestError, TrainingError
 from deepspectrumlite.evaluate import Progress, evaluate_model, silent
 from deepspectrumlite.manifest import load_manifest, write_manifest
 from deepspectrumlite.model import Classifier, load_model
@@ -102,7 +102,7 @@ def train_run(
 
 def evaluate_run(
     folder: Path,
-    manifest: Path,
+    manifest: Path | None,
     split: str,
     options: Options = Options(),
     *,
@@ -114,8 +114,8 @@ def evaluate_run(
 
     Args:
         folder: a run or model folder
-        manifest: with a split column, or all of it is the split
-        split: train, devel or test
+        manifest: with a split column unless ``split`` is "all"; None: the run's own
+        split: train, devel, test, or all
         options: how to treat this manifest on this machine
         out: where to write; None: a folder named after the split in ``folder``
         n_resamples: of the bootstrap
@@ -130,8 +130,9 @@ def evaluate_run(
         AudioError: a recording is bad, without ``options.skip_bad``
     """
     model = load_model(folder)
-    table = load_manifest(manifest)
-    if "split" in table:
+    table = load_manifest(manifest or folder / "manifest.csv")
+    if split != "all":
+        _check_has_splits(table, folder)
         require_splits(table, [split])
         table = _rows(table, split)
     out = out or folder / split
@@ -145,7 +146,12 @@ def evaluate_run(
         n_resamples=n_resamples,
         progress=progress,
     )
-    report = {"split": split, "skipped": len(table) - len(scanned), **report}
+    report = {
+        "split": split,
+        "skipped": len(skipped),
+        "seen_in_training": _count_seen(scanned, folder),
+        **report,
+    }
     _write_json(out / "scores.json", report)
     predictions.to_csv(out / "predictions.csv", index=False)
     matrix = np.array(report["files"]["confusion"])
@@ -247,6 +253,28 @@ def _recorder(
         on_epoch(record)
 
     return record_epoch
+
+
+def _check_has_splits(table: pd.DataFrame, folder: Path) -> None:
+    """Refuse to call all recordings the test set: training may have drawn its own from them."""
+    if "split" in table:
+        return
+    used = folder / "manifest.csv"
+    hint = f", such as {used}, which holds the splits of this run" if used.is_file() else ""
+    raise ManifestError(
+        f"{table.attrs['manifest']}: no column split; give a manifest with one{hint}, or pass "
+        "--split all to score every recording"
+    )
+
+
+def _count_seen(scanned: pd.DataFrame, folder: Path) -> int | None:
+    """Recordings whose content the model was trained on; None where no run tells."""
+    used = folder / "manifest.csv"
+    if not used.is_file():
+        return None
+    trained = load_manifest(used)
+    digests = trained.loc[trained["split"] == "train", "digest"]
+    return int(scanned["digest"].isin(digests).sum())
 
 
 def _rows(table: pd.DataFrame, split: str) -> pd.DataFrame:

@@ -237,7 +237,7 @@ def evaluated(trained, tones, tmp_path_factory):
     table.loc[wrong, "label"] = np.roll(table["label"].to_numpy(), 7)[wrong]
     table["group"] = [f"speaker {i % 7}" if i % 10 else "" for i in range(len(table))]
     table.drop(columns="split").to_csv(folder / "all.csv", index=False)
-    report, where = evaluate_run(trained, folder / "all.csv", "test", out=folder / "out")
+    report, where = evaluate_run(trained, folder / "all.csv", "all", out=folder / "out")
     return report, where, table
 
 
@@ -271,7 +271,7 @@ def test_scores_are_those_of_scikit_learn(evaluated):
     assert files["confusion"] == matrix.tolist()
     assert 0.3 < files["uar"]["low"] < files["uar"]["value"] < files["uar"]["high"] < 1
     assert (where / "confusion.png").read_bytes()[:4] == PNG
-    assert (report["split"], report["skipped"], report["files_without_a_segment"]) == ("test", 0, 0)
+    assert (report["split"], report["skipped"], report["files_without_a_segment"]) == ("all", 0, 0)
 
 
 def test_scores_per_segment(evaluated, trained):
@@ -322,12 +322,25 @@ def test_only_the_split_is_evaluated(trained, tones, tmp_path):
     assert report["files"]["uar"]["value"] == max(record["devel_uar"] for record in history)
 
 
+def test_recordings_that_were_trained_on_are_counted(trained, tones, manifest_of, tmp_path):
+    report, _ = evaluate_run(trained, None, "test", out=tmp_path / "test", n_resamples=100)
+    assert report["seen_in_training"] == 0
+    report, _ = evaluate_run(
+        trained, manifest_of(no_split), "all", out=tmp_path / "all", n_resamples=100
+    )
+    table = pd.read_csv(tones)
+    assert report["files"]["n"] == len(table)
+    assert report["seen_in_training"] == (table["split"] == "train").sum()
+
+
 def test_evaluate_refuses(trained, tones, manifest_of, tmp_path):
     with pytest.raises(ManifestError, match="no recording in tset, only in devel, test, train"):
         evaluate_run(trained, tones, "tset", out=tmp_path / "out")
     strange = manifest_of(lambda row: no_split(row) | {"label": row["label"].upper()})
     with pytest.raises(ManifestError, match=r"label 'HIGH' is unknown.*high, low, noise"):
-        evaluate_run(trained, strange, "test", out=tmp_path / "out")
+        evaluate_run(trained, strange, "all", out=tmp_path / "out")
+    with pytest.raises(ManifestError, match=r"no column split.*manifest.csv, which holds the sp"):
+        evaluate_run(trained, manifest_of(no_split), "test", out=tmp_path / "out")
     with pytest.raises(ModelError, match="no model there"):
         evaluate_run(tmp_path, tones, "test", out=tmp_path / "out")
     assert not (tmp_path / "out" / "scores.json").exists()
@@ -342,8 +355,8 @@ def test_files_that_are_too_short_are_counted(make_recipe, tones, tone, tmp_path
         soundfile.write(path, tone("low", 1, seconds), 8000)
         rows.append({"path": path, "label": "low"})
     manifest = save_manifest(tmp_path / "short.csv", rows)
-    report, where = evaluate_run(tmp_path / "run", manifest, "test", n_resamples=100)
-    assert where == tmp_path / "run" / "test"
+    report, where = evaluate_run(tmp_path / "run", manifest, "all", n_resamples=100)
+    assert where == tmp_path / "run" / "all"
     assert report["files_without_a_segment"] == 1
     assert (report["files"]["n"], report["segments"]["n"]) == (2, 3)
     kept = pd.read_csv(where / "predictions.csv")["path"].tolist()
