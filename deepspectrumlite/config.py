@@ -36,7 +36,7 @@ class DataSection(_Section):
     """How recordings become segments of equal length."""
 
     sample_rate: Annotated[int, Field(ge=1000, le=192_000, description="in Hz")] = 16_000
-    segment_seconds: Seconds = 2.0
+    segment_seconds: Seconds = 1.0
     hop_seconds: Annotated[
         Seconds, Field(description="from the start of one segment to the next")
     ] = 1.0
@@ -86,7 +86,7 @@ class FrontEndSection(_Section):
 
     peak_normalise: bool = True
     window_seconds: Seconds = 0.064
-    hop_seconds: Seconds = 0.016
+    hop_seconds: Seconds = 0.008
     fft_seconds: Annotated[
         Annotated[float, Field(gt=0, le=10)] | Literal["window"],
         Field(description='"window": as long as the window'),
@@ -105,8 +105,8 @@ class FrontEndSection(_Section):
         Field(description="dynamic range below the loudest bin of the segment"),
     ] = 80.0
     color_map: Literal["viridis", "cividis", "inferno", "magma", "plasma", "none"] = "viridis"
-    image_height: Annotated[int, Field(ge=8, le=2048)] = 224
-    image_width: Annotated[int, Field(ge=8, le=2048)] = 224
+    image_height: Annotated[int, Field(ge=8, le=2048)] = 128
+    image_width: Annotated[int, Field(ge=8, le=2048)] = 128
     resize: Literal["nearest", "bilinear", "bicubic", "area"] = "bilinear"
     antialias: bool = True
 
@@ -180,7 +180,7 @@ class AugmentSection(_Section):
     ] = 0.1
     speed: Annotated[
         float, Field(ge=0, le=0.5, description="largest relative change of playback speed")
-    ] = 0.0
+    ] = 0.1
     mixup_alpha: Annotated[
         float, Field(ge=0, description="of the Beta distribution of the mixing weight, 0: off")
     ] = 0.4
@@ -202,7 +202,7 @@ class TrainSection(_Section):
     batch_size: Annotated[int, Field(ge=2, description="BatchNorm needs two at least")] = 32
     head_epochs: Annotated[int, Field(ge=0)] = 5
     head_learning_rate: PositiveFloat = 1e-3
-    epochs: Annotated[int, Field(ge=0, description="of fine-tuning")] = 30
+    epochs: Annotated[int, Field(ge=0, description="of fine-tuning")] = 20
     learning_rate: Annotated[PositiveFloat, Field(description="of fine-tuning, at its peak")] = 1e-3
     fine_tune_share: Annotated[
         Share, Field(description="of the backbone's layers, the last ones, that train")
