@@ -281,7 +281,13 @@ def _train(recipe: Any, manifest: Path, run: Path, options: Any) -> None:
                 highlight=False,
             )
 
-        train_run(recipe, manifest, run, options, progress=progress, on_epoch=print_epoch)
+        trained = train_run(
+            recipe, manifest, run, options, progress=progress, on_epoch=print_epoch
+        )
+    if trained.skipped:
+        typer.echo(f"{trained.skipped} recordings skipped; see {run / 'skipped.csv'}", err=True)
+    if trained.dropped:
+        typer.echo(f"{trained.dropped} recordings shorter than a segment left out", err=True)
 
 
 def _evaluate(
@@ -298,6 +304,9 @@ def _evaluate(
     if report["seen_in_training"] and split != "train":
         seen = f"{report['seen_in_training']} of these recordings were trained on"
         err.print(f"[yellow]Warning:[/yellow] {seen}, so the scores are too good", soft_wrap=True)
+    if report["files_without_a_segment"]:
+        left_out = report["files_without_a_segment"]
+        typer.echo(f"{left_out} recordings shorter than a segment left out", err=True)
     if report["skipped"]:
         typer.echo(f"{report['skipped']} recordings skipped; see {where / 'skipped.csv'}", err=True)
     uar = report["files"]["uar"]

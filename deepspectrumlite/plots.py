@@ -167,7 +167,7 @@ def _draw_curves(
         values = np.array([entry.get(key) for entry in history], dtype=float)
         bold = key == monitor
         width, order = (2.8, 3.0) if bold else (1.2, 2.0)
-        name = key.replace("_", " ")
+        name = key.replace("_", " ").replace("uar", "UAR").replace("f1", "F1")
         axes.plot(epochs, values, marker="o", ms=2 + width, lw=width, zorder=order, label=name)
         best = [i for i, entry in enumerate(history) if entry.get("best")]
         if bold and best:

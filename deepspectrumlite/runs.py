@@ -37,6 +37,18 @@ class Options:
     device: str = "auto"
 
 
+@dataclass(frozen=True)
+class Trained:
+    """What training gave: a model, and the recordings of train and devel that it did without.
+
+    ``skipped`` counts unreadable recordings, ``dropped`` those shorter than a segment.
+    """
+
+    model: Classifier
+    skipped: int
+    dropped: int
+
+
 def train_run(
     recipe: Recipe,
     manifest: Path,
@@ -45,7 +57,7 @@ def train_run(
     *,
     progress: Progress = silent,
     on_epoch: Callable[[Record], None] = lambda record: None,
-) -> Classifier:
+) -> Trained:
     """Train on a manifest and write a run folder.
 
     Args:
@@ -58,7 +70,7 @@ def train_run(
         on_epoch: told of every epoch
 
     Returns:
-        the trained model, in evaluation mode
+        the trained model, in evaluation mode, and how many recordings it did not learn from
 
     Raises:
         TrainingError: the folder is taken, or the recipe asks for what cannot be trained
@@ -97,7 +109,7 @@ def train_run(
     model.save(out / "model")
     if history:
         plot_history(history, out / "curves.png", monitor=recipe.train.monitor)
-    return model
+    return Trained(model, skipped=len(skipped), dropped=train.dropped + devel.dropped)
 
 
 def evaluate_run(

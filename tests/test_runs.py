@@ -53,7 +53,7 @@ def split_of(run):
 
 def test_a_run_folder_holds_all_that_made_the_model(make_recipe, tones, tmp_path):
     out, recipe, told = tmp_path / "new" / "run", make_recipe("train.epochs=2"), []
-    model = train_run(recipe, tones, out, on_epoch=told.append)
+    model = train_run(recipe, tones, out, on_epoch=told.append).model
     assert sorted(path.name for path in out.iterdir()) == [
         "curves.png",
         "history.jsonl",
