@@ -147,8 +147,8 @@ def test_history_panels_hold_the_curves():
         np.isnan(curves(left)["devel loss"].get_ydata()), [False, True, False, False, False]
     )
     lines = curves(right)
-    assert {"devel uar", "devel accuracy", "devel macro f1"} < set(lines)
-    assert lines["devel uar"].get_linewidth() > 2 * lines["devel accuracy"].get_linewidth()
+    assert {"devel UAR", "devel accuracy", "devel macro F1"} < set(lines)
+    assert lines["devel UAR"].get_linewidth() > 2 * lines["devel accuracy"].get_linewidth()
     np.testing.assert_array_equal(lines["devel accuracy"].get_xdata(), [1, 2, 3, 4, 5])
 
 
