@@ -1,11 +1,11 @@
 """Fine-tuning against a linear SVM on the frozen features of the same network, on real tasks.
 
-    python benchmarks/quality.py --data ../shared/data --out runs/quality
+    python benchmarks/quality.py --data FOLDER --out runs/quality
 
 Trains the default recipe with three seeds on each task, evaluates on the held-out groups, and
-prints a Markdown table. Finished runs are kept, so that an interrupted benchmark goes on where it
-was. The recordings are not part of this repository; a task whose folder is missing is named and
-left out.
+prints a Markdown table. Runs that are finished, and were made with the same recipe, are kept, so
+that an interrupted benchmark goes on where it was. The recordings are not part of this repository:
+FOLDER holds a folder per task with a labels.csv; a task that is missing is named and left out.
 """
 
 import argparse
@@ -24,9 +24,10 @@ from deepspectrumlite.config import Recipe, load_recipe
 from deepspectrumlite.data import Segments, scan
 from deepspectrumlite.evaluate import average_files, make_loader
 from deepspectrumlite.manifest import load_manifest
-from deepspectrumlite.metrics import classification_report
-from deepspectrumlite.model import Classifier
+from deepspectrumlite.metrics import confusion_matrix, uar
+from deepspectrumlite.model import Classifier, load_model
 from deepspectrumlite.runs import Options, evaluate_run, train_run
+from deepspectrumlite.scores import classification_report
 
 TASKS = ("drum_hits", "sound_events", "mandarin_tone")
 COMPLEXITIES = tuple(10.0**e for e in range(-5, 1))
@@ -45,15 +46,14 @@ def main() -> None:
             reports[f"fine-tuned, seed {seed}"] = fine_tuned(manifest, seed, arguments)
         rows += [row(task, system, report) for system, report in reports.items()]
         tuned = [r["uar"]["value"] for name, r in reports.items() if "seed" in name]
-        rows.append(
-            (task, f"**fine-tuned, mean of {len(tuned)}**", f"**{np.mean(tuned):.3f}**", "")
-        )
+        mean = f"**{np.mean(tuned):.3f}**"
+        rows.append((task, f"**fine-tuned, mean of {len(tuned)}**", mean, "", ""))
     print_table(rows, arguments)
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("runs/quality"))
     parser.add_argument("--recipe", default="default")
     parser.add_argument("--set", dest="changes", action="append", default=[])
@@ -74,10 +74,11 @@ def fine_tuned(manifest: Path, seed: int, arguments: argparse.Namespace) -> dict
     """Train and evaluate one seed, unless that was done before."""
     run = arguments.out / manifest.parent.name / f"seed{seed}"
     scores = run / "test" / "scores.json"
-    if not scores.is_file():
+    recipe = recipe_of(arguments, seed)
+    if not scores.is_file() or load_model(run).recipe != recipe:
         print(f"{run}: training", flush=True)
         train_run(
-            recipe_of(arguments, seed),
+            recipe,
             manifest,
             run,
             Options(overwrite=True),
@@ -109,12 +110,11 @@ def svm(manifest: Path, arguments: argparse.Namespace) -> dict:
 
     def devel_uar(complexity: float) -> float:
         predicted = fit(complexity).predict(features["devel"])
-        return classification_report(truth["devel"], predicted, labels, n_resamples=1)["uar"][
-            "value"
-        ]
+        return uar(confusion_matrix(truth["devel"], predicted, len(labels)))
 
-    best = max(COMPLEXITIES, key=devel_uar)
-    return classification_report(truth["test"], fit(best).predict(features["test"]), labels)
+    predicted = fit(max(COMPLEXITIES, key=devel_uar)).predict(features["test"])
+    groups = scanned.loc[scanned["split"] == "test", "group"].to_numpy(str)
+    return classification_report(truth["test"], predicted, labels, groups=groups)
 
 
 @torch.inference_mode()
@@ -130,17 +130,26 @@ def frozen_features(
     return average_files(np.concatenate(batches), segments)
 
 
-def row(task: str, system: str, report: dict) -> tuple[str, str, str, str]:
-    uar = report["uar"]
-    return task, system, f"{uar['value']:.3f}", f"[{uar['low']:.3f}, {uar['high']:.3f}]"
+def row(task: str, system: str, report: dict) -> tuple[str, ...]:
+    over_files, over_groups = report["uar"], report["by_group"]["uar"]
+    intervals = [
+        interval(over_files),
+        f"{interval(over_groups)} ({report['by_group']['n_groups']})",
+    ]
+    return task, system, f"{over_files['value']:.3f}", *intervals
 
 
-def print_table(rows: list[tuple[str, str, str, str]], arguments: argparse.Namespace) -> None:
+def interval(estimate: dict) -> str:
+    return "none" if estimate["low"] is None else f"{estimate['low']:.3f} to {estimate['high']:.3f}"
+
+
+def print_table(rows: list[tuple[str, ...]], arguments: argparse.Namespace) -> None:
     recipe = recipe_of(arguments, 0)
     size = f"{recipe.frontend.image_height} x {recipe.frontend.image_width}"
     print(f"\nRecipe {arguments.recipe!r}, {recipe.model.backbone}, {size} pixels; ", end="")
     print(f"torch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} threads.\n")
-    print("| task | system | test UAR | 95 % interval over files |\n| --- | --- | --- | --- |")
+    print("| task | system | test UAR | 95 % interval over files | over groups (how many) |")
+    print("| --- | --- | --- | --- | --- |")
     for cells in rows:
         print(f"| {' | '.join(cells)} |")
 

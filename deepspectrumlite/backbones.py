@@ -189,11 +189,11 @@ def read_weights(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     # A broken pickle raises nearly anything: KeyError, IndexError, UnicodeDecodeError, ...
-    except Exception:
+    except Exception as error:
         raise BackboneError(
             f"{path}: not a state dict of tensors alone; save one with "
             "safetensors.torch.save_file or torch.save(model.state_dict(), ...)"
-        ) from None
+        ) from error
     if not (isinstance(state, dict) and all(isinstance(v, Tensor) for v in state.values())):
         raise BackboneError(f"{path}: not a state dict; it holds a {type(state).__name__}")
     return state

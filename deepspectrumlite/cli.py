@@ -16,7 +16,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from deepspectrumlite import __version__
-from deepspectrumlite.config import load_recipe, recipe_schema, recipe_toml, shipped_recipes
+from deepspectrumlite.config import (
+    DataSection,
+    load_recipe,
+    recipe_schema,
+    recipe_toml,
+    shipped_recipes,
+)
 from deepspectrumlite.errors import DeepSpectrumLiteError, MissingExtraError, RecipeError
 
 if TYPE_CHECKING:
@@ -90,16 +96,16 @@ def demo(
     """
     recordings = Path(str(files("deepspectrumlite") / "demo_drums"))
     manifest = recordings / "labels.csv"
-    out.print("Which drum is it? Four kits to learn from, one to be tested on.")
+    out.print("Which drum is it? Three kits to learn from, one to choose by, one to be tested on.")
     with _library():
         from deepspectrumlite.runs import Options
 
         _train(load_recipe("demo", changes or []), manifest, run, Options(overwrite=True))
-        _evaluate(run, manifest, "test", Options())
+        uar, _ = _evaluate(run, manifest, "test", Options())
         out.print()
         predict(run, [str(recordings / "audio" / "BJA_Pacific__BJA_Pacific__SN4_01.flac")])
     typer.echo(
-        f"\nModel:  {run / 'model'}\nScores: {run / 'test' / 'scores.json'}\n"
+        f"\n{uar}\nModel:  {run / 'model'}\nScores: {run / 'test' / 'scores.json'}\n"
         f"Plots:  {run / 'curves.png'}, {run / 'test' / 'confusion.png'}"
     )
 
@@ -111,14 +117,13 @@ def data(
     overlap: Overlap = False,
     sample_rate: Annotated[
         int, typer.Option(min=1000, max=192_000, help="In Hz; contents are compared at this rate.")
-    ] = 16_000,
+    ] = DataSection().sample_rate,
 ) -> None:
     """Show what a manifest holds: files, groups and minutes per split and class, and oddities.
 
     Example: [bold]deepspectrumlite data recordings/labels.csv[/bold]
     """
     with _library():
-        from deepspectrumlite.config import DataSection
         from deepspectrumlite.data import scan
         from deepspectrumlite.manifest import load_manifest
         from deepspectrumlite.splits import check_splits
@@ -181,7 +186,9 @@ def evaluate(
         Path | None,
         typer.Option("--out", help="Where scores and plots go.  [default: MODEL/SPLIT]"),
     ] = None,
-    resamples: Annotated[int, typer.Option(min=100, help="Of the bootstrap.")] = 1000,
+    resamples: Annotated[
+        int | None, typer.Option(min=100, help="Of the bootstrap.  [default: 1000]")
+    ] = None,
     skip_bad: SkipBad = False,
     device: Device = "auto",
 ) -> None:
@@ -196,8 +203,9 @@ def evaluate(
         if split not in (*SPLITS, "all"):
             raise typer.BadParameter(f"{split!r}; allowed: {', '.join(SPLITS)}, all")
         options = Options(skip_bad=skip_bad, device=device)
-        where = _evaluate(model, manifest, split, options, out=folder, n_resamples=resamples)
-    typer.echo(f"Written to {where}: scores.json, predictions.csv, confusion.png")
+        settings = {"n_resamples": resamples} if resamples else {}
+        uar, where = _evaluate(model, manifest, split, options, out=folder, **settings)
+    typer.echo(f"{uar}\nWritten to {where}: scores.json, predictions.csv, confusion.png")
 
 
 @app.command()
@@ -281,9 +289,7 @@ def _train(recipe: Any, manifest: Path, run: Path, options: Any) -> None:
                 highlight=False,
             )
 
-        trained = train_run(
-            recipe, manifest, run, options, progress=progress, on_epoch=print_epoch
-        )
+        trained = train_run(recipe, manifest, run, options, progress=progress, on_epoch=print_epoch)
     if trained.skipped:
         typer.echo(f"{trained.skipped} recordings skipped; see {run / 'skipped.csv'}", err=True)
     if trained.dropped:
@@ -292,7 +298,7 @@ def _train(recipe: Any, manifest: Path, run: Path, options: Any) -> None:
 
 def _evaluate(
     model: Path, manifest: Path | None, split: str, options: Any, **settings: Any
-) -> Path:
+) -> tuple[str, Path]:
     from deepspectrumlite.runs import evaluate_run
 
     with _progress() as progress:
@@ -309,9 +315,8 @@ def _evaluate(
         typer.echo(f"{left_out} recordings shorter than a segment left out", err=True)
     if report["skipped"]:
         typer.echo(f"{report['skipped']} recordings skipped; see {where / 'skipped.csv'}", err=True)
-    uar = report["files"]["uar"]
-    out.print(f"UAR on {split}: {_with_interval(uar)} (95 % bootstrap interval over files)")
-    return where
+    uar = _with_interval(report["files"]["uar"])
+    return f"UAR on {split}: {uar} (95 % bootstrap interval over files)", where
 
 
 def _score_table(report: dict[str, Any]) -> Table:
@@ -327,10 +332,10 @@ def _score_table(report: dict[str, Any]) -> Table:
     for name in blocks:
         table.add_column(name, no_wrap=True)
     for name, title in (("uar", "UAR"), ("accuracy", "accuracy"), ("macro_f1", "macro F1")):
-        table.add_row(title, *[_with_interval(block[name], 2) for block in blocks.values()])
+        table.add_row(title, *[escape(_with_interval(block[name], 2)) for block in blocks.values()])
     table.add_section()
     for label in per_file["recall"]:
-        values = [_with_interval(block["recall"][label], 2) for block in blocks.values()]
+        values = [escape(_with_interval(block["recall"][label], 2)) for block in blocks.values()]
         table.add_row(f"recall {escape(label)}", *values)
     return table
 
@@ -340,9 +345,8 @@ def _with_interval(estimate: dict[str, float | None], digits: int = 3) -> str:
         return "-"
     if estimate["low"] is None:
         return f"{estimate['value']:.{digits}f}"
-    # The bracket is escaped: rich would take it for a style.
     value, low, high = (f"{estimate[key]:.{digits}f}" for key in ("value", "low", "high"))
-    return f"{value} \\[{low}, {high}]"
+    return f"{value} [{low}, {high}]"
 
 
 def _writer(

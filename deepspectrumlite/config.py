@@ -213,7 +213,7 @@ class TrainSection(_Section):
     ] = "adapt"
     optimizer: Literal["adam", "adamw", "adadelta", "adagrad", "nadam", "rmsprop", "sgd"] = "adamw"
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    momentum: Annotated[Share, Field(description="of sgd and rmsprop")] = 0.9
+    momentum: Annotated[float, Field(ge=0, lt=1, description="of sgd and rmsprop")] = 0.9
     schedule: Literal["constant", "cosine", "onecycle"] = "onecycle"
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
     balance: Annotated[
@@ -235,6 +235,15 @@ class TrainSection(_Section):
     ] = 0
     workers: Annotated[int, Field(ge=0, le=256, description="processes that decode audio")] = 2
     tensorboard: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.head_epochs + self.epochs == 0:
+            raise ValueError(
+                "head_epochs and epochs are both 0, so nothing would be trained; allowed: at "
+                "least 1 in one of them"
+            )
+        return self
 
 
 class Recipe(_Section):

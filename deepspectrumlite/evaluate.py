@@ -10,8 +10,9 @@ from torch.utils.data import DataLoader
 
 from deepspectrumlite.config import TrainSection
 from deepspectrumlite.data import Segments
-from deepspectrumlite.metrics import classification_report
+from deepspectrumlite.metrics import RESAMPLES
 from deepspectrumlite.model import Classifier
+from deepspectrumlite.scores import classification_report
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many steps are done, and how many there are."""
@@ -66,7 +67,7 @@ def evaluate_model(
     scanned: pd.DataFrame,
     device: torch.device,
     *,
-    n_resamples: int = 1000,
+    n_resamples: int = RESAMPLES,
     progress: Progress = silent,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """Score labelled recordings.

@@ -132,7 +132,9 @@ def _read_parquet(source: Path) -> pd.DataFrame:
 
 def _read_folder(source: Path, need_labels: bool) -> pd.DataFrame:
     if not need_labels:
-        return pd.DataFrame({"path": _recordings(source)}, dtype=object)
+        return pd.DataFrame(
+            {"path": [str(path.absolute()) for path in find_audio(source)]}, dtype=object
+        )
     folders = _folders(source)
     as_splits = [folder for folder in folders if folder.name.lower() in _SPLIT_NAMES]
     if len(as_splits) < len(folders) or not folders:
@@ -157,13 +159,13 @@ def _read_classes(source: Path) -> pd.DataFrame:
     paths: list[str] = []
     labels: list[str] = []
     for folder in _folders(source):
-        found = _recordings(folder)
+        found = find_audio(folder)
         if not found:
             raise ManifestError(
                 f"{folder}: a class folder without recordings; allowed: files ending in "
                 f"{' '.join(sorted(AUDIO_EXTENSIONS))}; add some, or remove the folder"
             )
-        paths += found
+        paths += [str(path.absolute()) for path in found]
         labels += [folder.name] * len(found)
     return pd.DataFrame({"path": paths, "label": labels}, dtype=object)
 
@@ -172,8 +174,9 @@ def _folders(source: Path) -> list[Path]:
     return sorted(p for p in source.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
-def _recordings(folder: Path) -> list[str]:
-    return sorted(str(path.absolute()) for path in folder.rglob("*") if _is_recording(path))
+def find_audio(folder: Path) -> list[Path]:
+    """All recordings in a folder and below, sorted, told by their extension."""
+    return sorted(path for path in folder.rglob("*") if _is_recording(path))
 
 
 def _is_recording(path: Path) -> bool:

@@ -7,7 +7,6 @@ All metrics are functions of the confusion matrix (rows: truth, columns: predict
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,8 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 LEVEL = 0.95
-# Below this, the groups drawn are too few for their spread to tell how new groups would do.
-FEW_GROUPS = 5
+RESAMPLES = 1000
 
 Ints = npt.NDArray[np.integer[Any]]
 Floats = npt.NDArray[np.float64]
@@ -90,7 +88,7 @@ def bootstrap(
     n_classes: int,
     *,
     groups: npt.NDArray[Any] | None = None,
-    n_resamples: int = 1000,
+    n_resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> npt.NDArray[np.int64]:
     """Confusion matrices of resampled files, or of whole resampled groups (say, speakers).
@@ -128,7 +126,7 @@ def bootstrap(
         # Files in the same cell are interchangeable: drawing files is drawing cells.
         samples[:, present] = _draw(rng, np.bincount(cell_of_file), n_resamples)
     else:
-        per_group = _count_per_group(groups, cell_of_file, len(present))
+        per_group = count_per_group(groups, cell_of_file, len(present))
         # So are groups with the same counts; groups of one file each are the case above.
         distinct, copies = np.unique(per_group, axis=0, return_counts=True)
         drawn = _draw(rng, copies, n_resamples)
@@ -184,98 +182,6 @@ class Estimate:
         return {k: None if math.isnan(v) else v for k, v in asdict(self).items()}
 
 
-_METRICS: dict[str, Callable[[Ints], Floats]] = {
-    "uar": uar,
-    "accuracy": accuracy,
-    "macro_f1": macro_f1,
-}
-
-
-def classification_report(
-    truth: Ints,
-    predicted: Ints,
-    labels: Sequence[str],
-    *,
-    units: npt.NDArray[Any] | None = None,
-    groups: npt.NDArray[Any] | None = None,
-    n_resamples: int = 1000,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """All metrics with their 95 % intervals, ready for JSON.
-
-    Args:
-        truth: (n_files,) indices into labels.
-        predicted: (n_files,) indices into labels.
-        labels: (n_classes,) different names.
-        units: (n_files,) what is drawn for the intervals, where that is not each row by itself:
-            the file that each segment was cut from, say.
-        groups: (n_files,) who or what each file came from. Files of one speaker are alike, so
-            intervals over files are too narrow for new speakers; "by_group" draws whole groups.
-        n_resamples: how many times to resample.
-        seed: of the resampling.
-
-    Returns:
-        "n" (files), "uar", "accuracy", "macro_f1", "recall" (by label), each with "value", "low",
-        "high", "level"; "confusion" (rows truth, columns predicted). With groups also "by_group":
-        "n_groups", the same metrics with intervals over groups, and, with fewer than 5 groups, a
-        "warning". An interval is null where a single file (or group) is all there is to resample,
-        for a recall: a single one with that class. A recall is null without files of the class.
-
-    Raises:
-        ValueError: there is no file, labels repeat, or the arrays do not fit together.
-
-    >>> report = classification_report(np.array([0, 0, 1]), np.array([0, 1, 1]), ["no", "yes"])
-    >>> report["uar"]["value"], report["recall"]["yes"]
-    (0.75, {'value': 1.0, 'low': None, 'high': None, 'level': 0.95})
-    """
-    n_classes = len(labels)
-    if len(set(labels)) != n_classes:
-        raise ValueError(f"labels repeat: {list(labels)}; give each class its own name")
-    matrix = confusion_matrix(truth, predicted, n_classes)
-
-    def estimates(drawn: npt.NDArray[Any] | None) -> dict[str, Any]:
-        samples = bootstrap(
-            truth, predicted, n_classes, groups=drawn, n_resamples=n_resamples, seed=seed
-        )
-        names = np.arange(len(truth)) if drawn is None else drawn
-        with_class = (_count_per_group(names, np.asarray(truth), n_classes) > 0).sum(axis=0)
-        return _estimates(matrix, samples, labels, len(np.unique(names)), with_class)
-
-    report = {"n": len(truth), **estimates(units), "confusion": matrix.tolist()}
-    if groups is not None:
-        n_groups = len(np.unique(groups))
-        report["by_group"] = {"n_groups": n_groups, **estimates(groups), **_warning(n_groups)}
-    return report
-
-
-def _estimates(
-    matrix: Ints, samples: Ints, labels: Sequence[str], n_units: int, units_with_class: Ints
-) -> dict[str, Any]:
-    """Each metric of matrix with its interval; units are what was drawn, files or groups."""
-    metrics = {
-        name: _estimate(metric(matrix), metric(samples), n_units)
-        for name, metric in _METRICS.items()
-    }
-    columns = zip(recalls(matrix), recalls(samples).T, units_with_class, strict=True)
-    recall = [_estimate(*column) for column in columns]
-    return {**metrics, "recall": dict(zip(labels, recall, strict=True))}
-
-
-def _estimate(value: Any, samples: Floats, n_units: int) -> dict[str, float | None]:
-    # A single unit drawn again and again never varies; that is ignorance, not certainty.
-    low, high = interval(samples) if n_units > 1 else (math.nan, math.nan)
-    return Estimate(float(value), low, high).to_json()
-
-
-def _warning(n_groups: int) -> dict[str, str]:
-    if n_groups >= FEW_GROUPS:
-        return {}
-    what = "no interval can be given" if n_groups == 1 else "the intervals are likely too narrow"
-    noun = "group" if n_groups == 1 else "groups"
-    text = f"only {n_groups} {noun}: {what}; test on at least {FEW_GROUPS} groups, better 20"
-    return {"warning": text}
-
-
 def _cells(truth: Ints, predicted: Ints, n_classes: int) -> npt.NDArray[np.int64]:
     """(n_files,), (n_files,) -> (n_files,): each file's index into the flattened matrix."""
     rows, columns = np.asarray(truth), np.asarray(predicted)
@@ -302,7 +208,7 @@ def _draw(rng: np.random.Generator, copies: Ints, n_resamples: int) -> npt.NDArr
     return rng.multinomial(total, copies / total, size=n_resamples)
 
 
-def _count_per_group(groups: npt.NDArray[Any], kind: Ints, n_kinds: int) -> npt.NDArray[np.int64]:
+def count_per_group(groups: npt.NDArray[Any], kind: Ints, n_kinds: int) -> npt.NDArray[np.int64]:
     """(n_files,), (n_files,) -> (n_groups, n_kinds): the files of each kind in each group."""
     if np.shape(groups) != kind.shape:
         raise ValueError(

@@ -86,8 +86,8 @@ class Classifier(nn.Module):
         state = {key: value.contiguous() for key, value in self.state_dict().items()}
         save_file(state, folder / "model.safetensors", {k: str(v) for k, v in meta.items()})
         described = {"format": FORMAT, "version": __version__} | self.recipe.model_dump()
-        _write_json(folder / "recipe.json", described)
-        _write_json(folder / "labels.json", self.labels)
+        write_json(folder / "recipe.json", described)
+        write_json(folder / "labels.json", self.labels)
 
 
 def make_head(model: ModelSection, num_features: int, n_labels: int) -> nn.Sequential:
@@ -164,8 +164,10 @@ def _stored_labels(path: Path) -> list[str]:
     return labels
 
 
-def _write_json(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+def write_json(path: Path, value: object) -> None:
+    """Write a value as indented JSON; numbers that JSON does not know are refused."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 def _read_json(path: Path, kind: type[T]) -> T:

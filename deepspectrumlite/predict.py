@@ -13,7 +13,7 @@ import torch
 from deepspectrumlite.audio import audio_info, stream_segments
 from deepspectrumlite.errors import AudioError
 from deepspectrumlite.evaluate import Progress, silent
-from deepspectrumlite.manifest import AUDIO_EXTENSIONS
+from deepspectrumlite.manifest import find_audio
 from deepspectrumlite.model import Classifier
 
 
@@ -96,8 +96,7 @@ def find_recordings(patterns: Iterable[str]) -> list[Path]:
     for pattern in patterns:
         path = Path(pattern)
         if path.is_dir():
-            inside = (p for p in sorted(path.rglob("*")) if p.suffix.lower() in AUDIO_EXTENSIONS)
-            found += [p for p in inside if p.is_file() and not p.name.startswith(".")] or [path]
+            found += find_audio(path) or [path]
         elif path.exists():
             found.append(path)
         else:

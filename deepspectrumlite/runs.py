@@ -21,9 +21,10 @@ from deepspectrumlite.data import Segments, scan
 from deepspectrumlite.errors import ManifestError, TrainingError
 from deepspectrumlite.evaluate import Progress, evaluate_model, silent
 from deepspectrumlite.manifest import load_manifest, write_manifest
-from deepspectrumlite.model import Classifier, load_model
+from deepspectrumlite.metrics import RESAMPLES
+from deepspectrumlite.model import Classifier, load_model, write_json
 from deepspectrumlite.plots import plot_confusion, plot_history
-from deepspectrumlite.splits import check_splits, make_devel, make_splits, require_splits
+from deepspectrumlite.splits import check_splits, make_splits, require_splits
 from deepspectrumlite.train import Record, fit
 
 
@@ -119,7 +120,7 @@ def evaluate_run(
     options: Options = Options(),
     *,
     out: Path | None = None,
-    n_resamples: int = 1000,
+    n_resamples: int = RESAMPLES,
     progress: Progress = silent,
 ) -> tuple[dict[str, Any], Path]:
     """Evaluate a model on one split of a manifest, and write scores and pictures.
@@ -142,7 +143,7 @@ def evaluate_run(
         AudioError: a recording is bad, without ``options.skip_bad``
     """
     model = load_model(folder)
-    table = load_manifest(manifest or folder / "manifest.csv")
+    table = load_manifest(manifest or used_manifest(folder))
     if split != "all":
         _check_has_splits(table, folder)
         require_splits(table, [split])
@@ -164,7 +165,7 @@ def evaluate_run(
         "seen_in_training": _count_seen(scanned, folder),
         **report,
     }
-    _write_json(out / "scores.json", report)
+    write_json(out / "scores.json", report)
     predictions.to_csv(out / "predictions.csv", index=False)
     matrix = np.array(report["files"]["confusion"])
     plot_confusion(matrix, model.labels, out / "confusion.png", title=f"{split}, files")
@@ -173,14 +174,14 @@ def evaluate_run(
 
 def with_splits(table: pd.DataFrame, recipe: Recipe, options: Options) -> pd.DataFrame:
     """The table with train and devel in it, made where they are missing, and checked."""
-    data, seed = recipe.data, recipe.train.seed
-    if "split" not in table:
-        table = make_splits(
-            table, devel_share=data.devel_share, test_share=data.test_share, seed=seed
-        )
-    require_splits(table, ["train"])
-    if not (table["split"] == "devel").any():
-        table = make_devel(table, devel_share=data.devel_share, seed=seed)
+    data = recipe.data
+    table = make_splits(
+        table,
+        devel_share=data.devel_share,
+        test_share=data.test_share,
+        seed=recipe.train.seed,
+    )
+    require_splits(table, ["train", "devel"])
     check_splits(table, allow_group_overlap=options.allow_group_overlap)
     return table
 
@@ -195,6 +196,12 @@ def scan_split(
         skip_bad=options.skip_bad,
         progress=lambda done, total: progress("checking recordings", done, total),
     )
+
+
+def used_manifest(folder: Path) -> Path:
+    """Where the manifest that a model was trained on stands, given its run or model folder."""
+    beside = folder / "manifest.csv"
+    return beside if beside.is_file() else folder.parent / "manifest.csv"
 
 
 def choose_device(name: str) -> torch.device:
@@ -271,7 +278,7 @@ def _check_has_splits(table: pd.DataFrame, folder: Path) -> None:
     """Refuse to call all recordings the test set: training may have drawn its own from them."""
     if "split" in table:
         return
-    used = folder / "manifest.csv"
+    used = used_manifest(folder)
     hint = f", such as {used}, which holds the splits of this run" if used.is_file() else ""
     raise ManifestError(
         f"{table.attrs['manifest']}: no column split; give a manifest with one{hint}, or pass "
@@ -281,7 +288,7 @@ def _check_has_splits(table: pd.DataFrame, folder: Path) -> None:
 
 def _count_seen(scanned: pd.DataFrame, folder: Path) -> int | None:
     """Recordings whose content the model was trained on; None where no run tells."""
-    used = folder / "manifest.csv"
+    used = used_manifest(folder)
     if not used.is_file():
         return None
     trained = load_manifest(used)
@@ -293,8 +300,3 @@ def _rows(table: pd.DataFrame, split: str) -> pd.DataFrame:
     rows = table[table["split"] == split].reset_index(drop=True)
     rows.attrs = dict(table.attrs)
     return rows
-
-
-def _write_json(path: Path, value: object) -> None:
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")

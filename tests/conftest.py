@@ -33,6 +33,7 @@ workers = 0
 LEARNING = (
     "augment.mixup_alpha=0",
     "augment.time_shift=0",
+    "augment.speed=0",
     "augment.time_masks=0",
     "augment.frequency_masks=0",
     "model.backbone=resnet10t",

@@ -1,12 +1,21 @@
 import json
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
 
+import deepspectrumlite
 from deepspectrumlite.config import parse_recipe
-from deepspectrumlite.frontend import FrontEnd, RealDFT, dct_matrix, mel_matrix, resize_matrix
+from deepspectrumlite.frontend import (
+    FrontEnd,
+    RealDFT,
+    color_table,
+    dct_matrix,
+    mel_matrix,
+    resize_matrix,
+)
 
 GOLDEN = Path(__file__).parent / "golden"
 SETTINGS = json.loads((GOLDEN / "index.json").read_text())
@@ -76,6 +85,15 @@ def test_mfccs_agree_with_the_published_ones(name):
     frontend, golden = published(name)
     # From the stored mel: far below the peak of the chirp its bins are rounding noise.
     mfcc = frontend.scale(batch(golden["mel"]))[0].numpy()
+    assert np.abs(mfcc - golden["features"]).max() < 0.05
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in NAMES if SETTINGS[n]["num_mfccs"] and n.endswith("noise.npz")]
+)
+def test_mfccs_of_noise_agree_from_the_waveform_on(name):
+    frontend, golden = published(name)
+    mfcc = frontend.features(batch(golden["waveform"]))[0].numpy()
     assert np.abs(mfcc - golden["features"]).max() < 0.05
 
 
@@ -188,6 +206,18 @@ def test_resize_agrees_with_torch(resize, mode, n_out):
     torch.testing.assert_close(ours, expected)
 
 
+@pytest.mark.parametrize("name", ["viridis", "cividis", "inferno", "magma", "plasma"])
+def test_colours_are_those_of_matplotlib(name):
+    expected = matplotlib.colormaps[name](range(256))[:, :3]
+    with np.load(Path(deepspectrumlite.__file__).parent / "colormaps.npz") as maps:
+        assert len(maps.files) == 5
+        np.testing.assert_array_equal(maps[name], expected.astype(np.float32))
+    # Each entry and its step to the next, as the front-end mixes them.
+    table = color_table(name)
+    np.testing.assert_allclose(table[:, :3], expected[:-1], atol=1e-6)
+    np.testing.assert_allclose(table[:, :3] + table[:, 3:], expected[1:], atol=1e-6)
+
+
 def test_area_resize_weighs_points_by_their_overlap():
     section = parse_recipe({"frontend": {"resize": "area"}}).frontend
     np.testing.assert_allclose(resize_matrix(3, 2, section), [[2 / 3, 1 / 3, 0], [0, 1 / 3, 2 / 3]])
@@ -247,6 +277,22 @@ def test_images_are_finite_and_in_range(options, waveform):
     assert image.max() <= 1 + 1e-6
 
 
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_the_exported_graph_is_real_and_agrees(options):
+    frontend, waveform = make(options), noise(8000, batch=1)
+    exported = torch.export.export(frontend, (waveform,))
+    torch.testing.assert_close(exported.module()(waveform), frontend(waveform), atol=1e-5, rtol=0)
+    # Another waveform, so that nothing of the first one is left in the graph.
+    other = 1e-3 * noise(8000, batch=1, seed=1)
+    torch.testing.assert_close(exported.module()(other), frontend(other), atol=1e-5, rtol=0)
+    for node in exported.graph.nodes:
+        values = node.meta.get("val")
+        for value in values if isinstance(values, (list, tuple)) else [values]:
+            assert not (isinstance(value, torch.Tensor) and value.is_complex()), node
+        if node.op == "call_function":
+            assert not any(word in str(node.target) for word in ("fft", "stft", "complex")), node
+
+
 def test_silence_is_one_flat_colour():
     image = make()(torch.zeros(1, 8000))
     torch.testing.assert_close(image, image[:, :, :1, :1].expand_as(image))
@@ -275,9 +321,10 @@ def test_top_db_limits_the_dynamic_range():
 def test_low_frequencies_are_at_the_bottom_and_time_runs_right():
     tone = torch.sin(2 * torch.pi * 200 / 16000 * torch.arange(8000))
     tone[4000:] = 0
-    brightness = make({"color_map": "none"})(tone[None])[0, 0]
-    assert brightness[-40:].mean() > 2 * brightness[:40].mean()
-    assert brightness[:, :80].mean() > 2 * brightness[:, -80:].mean()
+    size = {"image_height": 100, "image_width": 120}
+    brightness = make({"color_map": "none"} | size)(tone[None])[0, 0]
+    assert brightness[-20:].mean() > 2 * brightness[:20].mean()
+    assert brightness[:, :40].mean() > 2 * brightness[:, -40:].mean()
 
 
 def test_without_a_colour_map_the_channels_are_equal():

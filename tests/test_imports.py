@@ -25,6 +25,7 @@ ORDER = (
     "backbones",
     "model",
     "metrics",
+    "scores",
     "plots",
     "augment",
     "optim",

@@ -1,10 +1,10 @@
 """Metrics against scikit-learn and hand-worked examples; the bootstrap against a plain loop."""
 
-import json
 import math
 
 import numpy as np
 import pytest
+from helpers import draw_speakers, random_files
 from scipy.stats import ks_2samp
 from sklearn import metrics as sk
 
@@ -12,7 +12,6 @@ from deepspectrumlite.metrics import (
     Estimate,
     accuracy,
     bootstrap,
-    classification_report,
     confusion_matrix,
     interval,
     macro_f1,
@@ -22,14 +21,6 @@ from deepspectrumlite.metrics import (
 
 # Truth a a a a b b c, of which 3 a, 1 b and no c are found; nothing is called d.
 HAND = np.array([[3, 1, 0, 0], [1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]])
-
-
-def random_files(seed, n_classes=5, n_files=40, missing_true=(), missing_predicted=()):
-    rng = np.random.default_rng(seed)
-    truth = rng.choice(np.setdiff1d(np.arange(n_classes), missing_true), n_files)
-    guess = rng.choice(np.setdiff1d(np.arange(n_classes), missing_predicted), n_files)
-    hit = (rng.random(n_files) < 0.5) & ~np.isin(truth, missing_predicted)
-    return truth, np.where(hit, truth, guess)
 
 
 CASES = [
@@ -210,14 +201,6 @@ def draw_independent_files(rng):
     return truth, np.where(rng.random(100) < 0.7, truth, 1 - truth), None
 
 
-def draw_speakers(rng):
-    # 30 speakers with 20 files each, who are recognised anywhere between 40 and 100 %.
-    groups = np.repeat(np.arange(30), 20)
-    right = rng.random(600) < rng.uniform(0.4, 1.0, 30)[groups]
-    truth = rng.integers(0, 2, 600)
-    return truth, np.where(right, truth, 1 - truth), groups
-
-
 def test_interval_over_files_covers_the_truth():
     assert 0.90 <= coverage(draw_independent_files, 0.7, 300) <= 0.98
 
@@ -247,88 +230,3 @@ def test_interval_leaves_out_nan_and_checks_the_level():
 
 def test_estimate_reads_well():
     assert str(Estimate(0.71349, 0.642, 0.7806)) == "0.713 [0.642, 0.781]"
-
-
-def test_report_agrees_with_its_parts():
-    truth, predicted = random_files(1, n_classes=3)
-    report = classification_report(truth, predicted, ["a", "b", "c"], n_resamples=500, seed=3)
-    matrix = confusion_matrix(truth, predicted, 3)
-    samples = bootstrap(truth, predicted, 3, n_resamples=500, seed=3)
-    assert list(report) == ["n", "uar", "accuracy", "macro_f1", "recall", "confusion"]
-    assert report["n"] == 40
-    assert report["confusion"] == matrix.tolist()
-    for name, metric in [("uar", uar), ("accuracy", accuracy), ("macro_f1", macro_f1)]:
-        low, high = interval(metric(samples))
-        assert report[name] == {"value": metric(matrix), "low": low, "high": high, "level": 0.95}
-        assert low < metric(matrix) < high
-    low, high = interval(recalls(samples)[:, 1])
-    expected = {"value": recalls(matrix)[1], "low": low, "high": high, "level": 0.95}
-    assert report["recall"]["b"] == expected
-
-
-def test_report_is_json_with_null_for_what_is_unknown():
-    # Class c has no file, class b a single one: its recall would be 1.0 in each resample.
-    truth, predicted = np.array([0, 0, 0, 1]), np.array([0, 0, 1, 1])
-    report = classification_report(truth, predicted, ["a", "b", "c"])
-    assert json.loads(json.dumps(report, allow_nan=False)) == report
-    unknown = {"value": None, "low": None, "high": None, "level": 0.95}
-    assert report["recall"]["c"] == unknown
-    assert report["recall"]["b"] == {**unknown, "value": 1.0}
-    assert report["recall"]["a"]["low"] < 2 / 3 < report["recall"]["a"]["high"]
-
-
-def test_report_by_group_draws_groups():
-    truth, predicted, groups = draw_speakers(np.random.default_rng(5))
-    names = np.array([f"speaker {g}" for g in groups])
-    report = classification_report(truth, predicted, ["a", "b"], groups=names)
-    by_group = report["by_group"]
-    assert by_group["n_groups"] == 30
-    assert "warning" not in by_group
-    assert by_group["uar"]["value"] == report["uar"]["value"]
-    samples = bootstrap(truth, predicted, 2, groups=names)
-    assert (by_group["uar"]["low"], by_group["uar"]["high"]) == interval(uar(samples))
-
-    def width(estimate):
-        return estimate["high"] - estimate["low"]
-
-    assert width(by_group["uar"]) > 1.3 * width(report["uar"])
-
-
-@pytest.mark.parametrize(("n_groups", "warned"), [(2, True), (4, True), (5, False)])
-def test_few_groups_warn(n_groups, warned):
-    truth, predicted = random_files(0)
-    report = classification_report(
-        truth, predicted, list("abcde"), groups=np.arange(40) % n_groups, n_resamples=50
-    )
-    warning = report["by_group"].get("warning", "")
-    assert warning.startswith(f"only {n_groups} groups: ") == warned
-    assert report["by_group"]["uar"]["low"] < report["by_group"]["uar"]["high"]
-
-
-def test_a_single_group_has_no_intervals():
-    truth, predicted = random_files(0)
-    report = classification_report(truth, predicted, list("abcde"), groups=np.zeros(40, dtype=int))
-    by_group = report["by_group"]
-    assert by_group["warning"].startswith("only 1 group: no interval")
-    for estimate in [by_group["uar"], by_group["accuracy"], *by_group["recall"].values()]:
-        assert estimate["low"] is estimate["high"] is None
-        assert 0 < estimate["value"] <= 1
-    assert report["uar"]["low"] is not None
-
-
-def test_a_class_of_a_single_group_has_no_interval_over_groups():
-    truth = np.array([0, 0, 0, 0, 1, 1])
-    predicted = np.array([0, 1, 0, 0, 1, 0])
-    groups = np.array([0, 0, 1, 1, 2, 2])
-    report = classification_report(truth, predicted, ["a", "b"], groups=groups)
-    assert report["recall"]["b"]["low"] == 0.0
-    assert report["by_group"]["recall"]["b"]["low"] is None
-    assert report["by_group"]["recall"]["a"]["low"] == 0.5
-
-
-def test_report_refuses_repeated_labels_and_no_files():
-    with pytest.raises(ValueError, match="labels repeat"):
-        classification_report(np.array([0]), np.array([0]), ["a", "a"])
-    empty = np.array([], dtype=int)
-    with pytest.raises(ValueError, match="cannot resample 0 files"):
-        classification_report(empty, empty, ["a", "b"])

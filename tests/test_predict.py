@@ -1,3 +1,6 @@
+import struct
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -8,7 +11,7 @@ import torch
 
 from deepspectrumlite.audio import cut_segments, load_audio
 from deepspectrumlite.errors import AudioError
-from deepspectrumlite.model import load_model
+from deepspectrumlite.model import Classifier, load_model
 from deepspectrumlite.predict import find_recordings, predict_file
 
 CPU = torch.device("cpu")
@@ -116,6 +119,48 @@ def test_a_long_recording_needs_no_more_than_a_batch(model, recording, monkeypat
     assert [done for _, done, _ in told] == list(range(6, 1201, 6))
 
 
+def save_silence(path, seconds):
+    """A 16-bit WAV of a header alone and a hole for its samples, which takes no room on disk."""
+    n_bytes = 2 * RATE * seconds
+    sizes = (b"RIFF", 36 + n_bytes, b"WAVE", b"fmt ", 16, 1, 1, RATE, 2 * RATE, 2, 16)
+    with path.open("wb") as file:
+        file.write(struct.pack("<4sI4s4sIHHIIHH4sI", *sizes, b"data", n_bytes))
+        file.truncate(44 + n_bytes)
+    return path
+
+
+# The peak of this program alone: ru_maxrss would start from that of the process that started it.
+PREDICT_AND_TELL_THE_PEAK = """
+import re, sys
+from pathlib import Path
+import torch
+from deepspectrumlite.model import load_model
+from deepspectrumlite.predict import predict_file
+torch.set_num_threads(1)
+found = predict_file(load_model(Path(sys.argv[1])), Path(sys.argv[2]), torch.device("cpu"))
+status = Path("/proc/self/status").read_text()
+peak = re.search(r"VmHWM:\\s+(\\d+) kB", status)[1]
+print(len(found.segment_starts), found.segment_starts[-1], peak)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
+def test_three_hours_need_little_more_memory_than_ten_seconds(make_recipe, tmp_path):
+    recipe = make_recipe("data.segment_seconds=10.0", "data.hop_seconds=10.0")
+    Classifier(recipe, ["a", "b"]).eval().save(tmp_path / "model")
+    peaks = []
+    for seconds in (10, 3 * 3600):
+        path = save_silence(tmp_path / f"{seconds}.wav", seconds)
+        code = [sys.executable, "-c", PREDICT_AND_TELL_THE_PEAK, tmp_path / "model", path]
+        found = subprocess.run(code, capture_output=True, text=True, check=True)
+        n_segments, last, kilobytes = found.stdout.split()
+        assert (int(n_segments), float(last)) == (seconds // 10, seconds - 10)
+        peaks.append(int(kilobytes) / 1000)
+    # As 32-bit floats the recording takes 346 MB.
+    assert peaks[1] - peaks[0] < 300, peaks
+
+
 def test_bad_files_are_audio_errors(model, tmp_path, recording):
     (tmp_path / "text.wav").write_text("not audio")
     (tmp_path / "empty.wav").write_bytes(b"")
@@ -168,3 +213,4 @@ def test_find_recordings(folder):
 def test_find_recordings_by_relative_patterns(folder, monkeypatch):
     monkeypatch.chdir(folder)
     assert find_recordings(["sub", "b.*"]) == [Path("sub/c.mp3"), Path("b.wav")]
+    assert find_recordings(["sub/c.mp3", "sub"]) == [Path("sub/c.mp3")]

@@ -24,6 +24,7 @@ CPU = torch.device("cpu")
 PLAIN = (
     "augment.mixup_alpha=0",
     "augment.time_shift=0",
+    "augment.speed=0",
     "augment.time_masks=0",
     "augment.frequency_masks=0",
 )
