@@ -25,6 +25,8 @@ MAX_SAMPLE_RATE = 1_000_000
 UNKNOWN_LENGTH = 2**63 - 1
 # A WAV written into a pipe has a placeholder for its length, from this value on (sox, ffmpeg).
 _PIPE_LENGTH = 0x7FFFF000
+# In bytes: a header of 27, 255 lengths of segments, and those segments of up to 255 each.
+_LARGEST_OGG_PAGE = 27 + 255 + 255 * 255
 # Frames to decode before a start inside an MP3; up to 9000 came out wrong without.
 _MP3_RUN_UP = 2**15
 # libsndfile's error numbers: not recognised, unsupported encoding, an MP3 without frames, a WAV
@@ -71,6 +73,7 @@ def open_audio(path: Path) -> Iterator[Source]:
                 "or rename it if it is one"
             )
         _check_chunks(path, file)
+        _check_last_page(path, file)
         sound = _open_sound(path, file)
         if sound is None:
             with _open_av(path) as source:
@@ -139,6 +142,25 @@ def _check_chunks(path: Path, file: BinaryIO) -> None:
             )
         position += length + length % 2
     file.seek(0)
+
+
+def _check_last_page(path: Path, file: BinaryIO) -> None:
+    """Refuse an Ogg file that does not end with a whole page marked as the last: RFC 3533, 6."""
+    is_ogg = file.read(4) == b"OggS"
+    if not is_ogg:
+        file.seek(0)
+        return
+    file.seek(max(0, os.fstat(file.fileno()).st_size - _LARGEST_OGG_PAGE))
+    tail = file.read()
+    file.seek(0)
+    page = tail[tail.rfind(b"OggS") :]
+    lengths = page[27 : 27 + page[26]] if len(page) > 26 else b""
+    whole = len(page) > 26 and len(page) >= 27 + page[26] + sum(lengths)
+    if not whole or not page[5] & 4:
+        raise AudioError(
+            f"{path}: truncated: it does not end with the last page of an Ogg stream; copy the "
+            "file again, or if it is all there is, write it anew: ffmpeg -i OLD.ogg NEW.ogg"
+        )
 
 
 class _Sound(soundfile.SoundFile):  # type: ignore[misc]

@@ -9,6 +9,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import soundfile
 from helpers import RATE, refused, rms, save, sweep
 
 from deepspectrumlite import audio
@@ -302,6 +303,19 @@ def test_a_chunk_after_the_audio_may_be_cut(tmp_path):
     with path.open("ab") as file:
         file.write(b"LIST" + struct.pack("<I", 1000) + b"INFO")
     assert len(load_audio(path, RATE)) == RATE
+
+
+@pytest.mark.parametrize(("suffix", "subtype"), [("ogg", "VORBIS"), ("opus", "OPUS")])
+@pytest.mark.parametrize("lost", [1, 30, 0.5])
+def test_a_truncated_ogg(tmp_path, suffix, subtype, lost):
+    path = tmp_path / f"a.{suffix}"
+    noise = 0.1 * np.random.default_rng(0).normal(size=5 * 16000)
+    soundfile.write(path, noise, 16000, format="OGG", subtype=subtype)
+    assert abs(audio_info(path).duration_seconds - 5) < 0.1
+    size = path.stat().st_size
+    os.truncate(path, size - lost if lost >= 1 else int(size * lost))
+    with pytest.raises(AudioError, match="truncated: it does not end with the last page"):
+        load_audio(path, 16000)
 
 
 def test_a_truncated_flac(tmp_path):
