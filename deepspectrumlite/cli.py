@@ -96,13 +96,13 @@ def demo(
     """
     recordings = Path(str(files("deepspectrumlite") / "demo_drums"))
     manifest = recordings / "labels.csv"
-    out.print("Which drum is it? Three kits to learn from, one to choose by, one to be tested on.")
+    out.print("Which drum is it? Three kits to learn from, one to choose by, one for the test.")
     with _library():
         from deepspectrumlite.runs import Options
 
         _train(load_recipe("demo", changes or []), manifest, run, Options(overwrite=True))
         uar, _ = _evaluate(run, manifest, "test", Options())
-        out.print()
+        out.print("\nOne of its snares (SN4_01), as `predict` sees it:")
         predict(run, [str(recordings / "audio" / "BJA_Pacific__BJA_Pacific__SN4_01.flac")])
     typer.echo(
         f"\n{uar}\nModel:  {run / 'model'}\nScores: {run / 'test' / 'scores.json'}\n"
@@ -179,15 +179,15 @@ def evaluate(
     model: Model,
     manifest: Annotated[
         Path | None,
-        typer.Argument(help="As for `data`, with a split column.  [default: that of the run]"),
+        typer.Argument(help="As for `data`, with a split column.  \\[default: that of the run]"),
     ] = None,
     split: Annotated[str, typer.Option(help="train, devel, test, or all.")] = "test",
     folder: Annotated[
         Path | None,
-        typer.Option("--out", help="Where scores and plots go.  [default: MODEL/SPLIT]"),
+        typer.Option("--out", help="Where scores and plots go.  \\[default: MODEL/SPLIT]"),
     ] = None,
     resamples: Annotated[
-        int | None, typer.Option(min=100, help="Of the bootstrap.  [default: 1000]")
+        int | None, typer.Option(min=100, help="Of the bootstrap.  \\[default: 1000]")
     ] = None,
     skip_bad: SkipBad = False,
     device: Device = "auto",
@@ -290,6 +290,8 @@ def _train(recipe: Any, manifest: Path, run: Path, options: Any) -> None:
             )
 
         trained = train_run(recipe, manifest, run, options, progress=progress, on_epoch=print_epoch)
+    if trained.drew_splits:
+        typer.echo(f"Splits were drawn; they stand in {run / 'manifest.csv'}", err=True)
     if trained.skipped:
         typer.echo(f"{trained.skipped} recordings skipped; see {run / 'skipped.csv'}", err=True)
     if trained.dropped:

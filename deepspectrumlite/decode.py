@@ -93,7 +93,7 @@ def _open_file(path: Path) -> BinaryIO:
         # Not the others: to open a named pipe would wait for a writer.
         file = path.open("rb") if stat.S_ISREG(status.st_mode) else None
     except FileNotFoundError:
-        raise AudioError(f"{path}: no such file; check the path, or the manifest's root") from None
+        raise AudioError(f"{path}: no such file; check the path") from None
     except OSError as error:
         raise AudioError(
             f"{path}: cannot be read: {error.strerror}; check its permissions"

@@ -22,13 +22,14 @@ class Prediction:
     """What a model hears in one recording.
 
     ``scores`` is the mean over the segments: (n_labels,). ``segment_scores`` is
-    (n_segments, n_labels), ``segment_starts`` (n_segments,) in seconds.
+    (n_segments, n_labels), ``segment_starts`` and ``segment_ends`` (n_segments,) in seconds; the
+    last segment ends with the recording, though the model saw it filled up.
     """
 
     path: Path
     labels: list[str]
-    segment_seconds: float
     segment_starts: np.ndarray = field(repr=False)
+    segment_ends: np.ndarray = field(repr=False)
     segment_scores: np.ndarray = field(repr=False)
 
     @property
@@ -47,9 +48,10 @@ class Prediction:
         row = {"path": str(self.path)} | self._describe(self.scores)
         if segments:
             row["segments"] = [
-                {"start": float(start), "end": float(start) + self.segment_seconds}
-                | self._describe(scores)
-                for start, scores in zip(self.segment_starts, self.segment_scores, strict=True)
+                {"start": float(start), "end": float(end)} | self._describe(scores)
+                for start, end, scores in zip(
+                    self.segment_starts, self.segment_ends, self.segment_scores, strict=True
+                )
             ]
         return row
 
@@ -69,7 +71,8 @@ def predict_file(
             recipe drops those
     """
     data, size = model.recipe.data, model.recipe.train.batch_size
-    total = max(1, int(audio_info(path).duration_seconds / data.hop_seconds))
+    duration = audio_info(path).duration_seconds
+    total = max(1, int(duration / data.hop_seconds))
     starts: list[float] = []
     scores: list[np.ndarray] = []
     for batch in _batches(stream_segments(path, data), size):
@@ -82,9 +85,10 @@ def predict_file(
             f"{path}: shorter than a segment of {data.segment_seconds:g} s, and the model drops "
             'those; train with data.tail = "keep" to have them padded'
         )
-    return Prediction(
-        path, model.labels, data.segment_seconds, np.array(starts), np.concatenate(scores)
-    )
+    ends = np.array(starts) + data.segment_seconds
+    # The length in a header can be an estimate: no segment ends before it starts.
+    ends = np.maximum(np.minimum(ends, duration), starts)
+    return Prediction(path, model.labels, np.array(starts), ends, np.concatenate(scores))
 
 
 def find_recordings(patterns: Iterable[str]) -> list[Path]:

@@ -42,12 +42,14 @@ class Options:
 class Trained:
     """What training gave: a model, and the recordings of train and devel that it did without.
 
-    ``skipped`` counts unreadable recordings, ``dropped`` those shorter than a segment.
+    ``skipped`` counts unreadable recordings, ``dropped`` those shorter than a segment;
+    ``drew_splits`` tells whether the manifest left splits to be drawn.
     """
 
     model: Classifier
     skipped: int
     dropped: int
+    drew_splits: bool
 
 
 def train_run(
@@ -84,7 +86,8 @@ def train_run(
             'allowed: "softmax"'
         )
     device = choose_device(options.device)
-    table = with_splits(load_manifest(manifest), recipe, options)
+    given = load_manifest(manifest)
+    table = with_splits(given, recipe, options)
     _check_folder(out, options.overwrite)
     scanned, skipped = scan_split(table, recipe.data, options, progress)
     check_splits(scanned, allow_group_overlap=options.allow_group_overlap)
@@ -110,7 +113,12 @@ def train_run(
     model.save(out / "model")
     if history:
         plot_history(history, out / "curves.png", monitor=recipe.train.monitor)
-    return Trained(model, skipped=len(skipped), dropped=train.dropped + devel.dropped)
+    return Trained(
+        model,
+        skipped=len(skipped),
+        dropped=train.dropped + devel.dropped,
+        drew_splits="split" not in given or set(given["split"]) != set(table["split"]),
+    )
 
 
 def evaluate_run(
@@ -227,13 +235,17 @@ def choose_device(name: str) -> torch.device:
 
 def _check_folder(out: Path, overwrite: bool) -> None:
     taken = out.is_dir() and any(out.iterdir())
-    if out.is_file() or (taken and not overwrite):
+    if out.is_file():
+        raise TrainingError(f"{out}: already there, and a file; choose another --out")
+    if taken and not overwrite:
         raise TrainingError(
             f"{out}: already there; choose another --out, or pass --overwrite to replace it"
         )
     # Not manifest.csv: a folder of recordings may hold one, and must never be deleted.
     if taken and not (out / "history.jsonl").is_file():
-        raise TrainingError(f"{out}: not a run folder, so it is not overwritten; remove it")
+        raise TrainingError(
+            f"{out}: not a run folder, so it is not overwritten; choose another --out"
+        )
 
 
 def _make_folder(out: Path) -> None:

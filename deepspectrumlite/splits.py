@@ -21,7 +21,7 @@ def require_splits(table: pd.DataFrame, names: Sequence[str]) -> None:
             table,
             f"no recording in {' and '.join(missing)}, only in "
             f"{', '.join(sorted(present)) or 'no split at all'}; needed: {', '.join(names)}; "
-            "add such rows, or leave out the column split to have splits made",
+            "add such rows, or name another split",
         )
 
 

@@ -111,6 +111,7 @@ def run_phase(
     best.new_phase()
     for epoch in range(1, phase.epochs + 1):
         started, losses = time.perf_counter(), []
+        rate = optimizer.param_groups[0]["lr"]
         set_training_mode(model, section)
         for step, (waveform, label, _) in enumerate(loader, 1):
             loss = batch_loss(model, waveform.to(device), label.to(device), weights, generator)
@@ -129,7 +130,7 @@ def run_phase(
         _check_finite([*losses, scores["devel_loss"]], epoch, phase)
         yield {
             "phase": phase.name,
-            "learning_rate": optimizer.param_groups[0]["lr"],
+            "learning_rate": rate,
             "train_loss": float(np.mean(losses)),
             **scores,
             "best": best.update(judged, scores),
