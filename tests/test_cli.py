@@ -150,7 +150,7 @@ def test_predict_table_with_segments(run, trained, heard):
     assert [row[1:3] for row in rows] == [
         ["0.00 s", "0.50 s"],
         ["0.50 s", "1.00 s"],
-        ["1.00 s", "1.50 s"],
+        ["1.00 s", "1.20 s"],
     ]
     best = [f"{scores.max():.2f}" for scores in found[2].segment_scores]
     assert [row[4] for row in rows] == best
