@@ -2,9 +2,11 @@
 
 import csv
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,16 +19,33 @@ from rich.table import Table
 
 from deepspectrumlite import __version__
 from deepspectrumlite.config import (
-    DataSection,
     load_recipe,
     recipe_schema,
     recipe_toml,
     shipped_recipes,
 )
-from deepspectrumlite.errors import DeepSpectrumLiteError, MissingExtraError, RecipeError
+from deepspectrumlite.errors import (
+    DeepSpectrumLiteError,
+    Interrupted,
+    MissingExtraError,
+    RecipeError,
+)
 
 if TYPE_CHECKING:
+    from deepspectrumlite.decisions import Decision
     from deepspectrumlite.predict import Prediction
+    from deepspectrumlite.runs import Trained
+
+# The first that a report has is the one to quote.
+_MAIN_METRICS = {"map": "MAP", "ccc": "CCC", "uar": "UAR"}
+_METRICS = {
+    "accuracy": "accuracy",
+    "macro_f1": "macro F1",
+    "pearson": "Pearson r",
+    "spearman": "Spearman rho",
+    "mae": "MAE",
+    "rmse": "RMSE",
+}
 
 app = typer.Typer(
     help="From a few hundred labelled recordings to a recogniser that runs on the device.",
@@ -35,8 +54,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=True,
 )
-out = Console()
-err = Console(stderr=True)
+# Of several processes that train together, one talks.
+_TALKS = os.environ.get("RANK", "0") == "0"
+out = Console(quiet=not _TALKS)
+err = Console(stderr=True, quiet=not _TALKS)
 
 Manifest = Annotated[
     Path,
@@ -56,6 +77,9 @@ SkipBad = Annotated[
 ]
 Overlap = Annotated[
     bool, typer.Option("--allow-group-overlap", help="Accept a group in two splits.")
+]
+Recipe = Annotated[
+    str, typer.Option(help=f"A TOML file, or one of: {', '.join(shipped_recipes())}.")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 
@@ -98,14 +122,15 @@ def demo(
     manifest = recordings / "labels.csv"
     out.print("Which drum is it? Three kits to learn from, one to choose by, one for the test.")
     with _library():
-        from deepspectrumlite.runs import Options
+        from deepspectrumlite.runs import Options, train_run
 
-        _train(load_recipe("demo", changes or []), manifest, run, Options(overwrite=True))
-        uar, _ = _evaluate(run, manifest, "test", Options())
+        recipe, options = load_recipe("demo", changes or []), Options(overwrite=True)
+        _train(partial(train_run, recipe, manifest, run, options), run)
+        score, _ = _evaluate(run, manifest, "test", Options())
         out.print("\nOne of its snares (SN4_01), as `predict` sees it:")
         predict(run, [str(recordings / "audio" / "BJA_Pacific__BJA_Pacific__SN4_01.flac")])
     typer.echo(
-        f"\n{uar}\nModel:  {run / 'model'}\nScores: {run / 'test' / 'scores.json'}\n"
+        f"\n{score}\nModel:  {run / 'model'}\nScores: {run / 'test' / 'scores.json'}\n"
         f"Plots:  {run / 'curves.png'}, {run / 'test' / 'confusion.png'}"
     )
 
@@ -115,27 +140,29 @@ def data(
     manifest: Manifest,
     skip_bad: SkipBad = False,
     overlap: Overlap = False,
-    sample_rate: Annotated[
-        int, typer.Option(min=1000, max=192_000, help="In Hz; contents are compared at this rate.")
-    ] = DataSection().sample_rate,
+    recipe: Recipe = "default",
+    changes: Set = None,
 ) -> None:
     """Show what a manifest holds: files, groups and minutes per split and class, and oddities.
 
+    The recipe says which columns are learned, and at which sample rate contents are compared.
+
     Example: [bold]deepspectrumlite data recordings/labels.csv[/bold]
     """
+    settings = load_recipe(recipe, changes or [])
     with _library():
         from deepspectrumlite.data import scan
-        from deepspectrumlite.manifest import load_manifest
-        from deepspectrumlite.splits import check_splits
         from deepspectrumlite.summary import summary_tables
+        from deepspectrumlite.targets import check_labelled_splits, find_targets, load_labelled
 
-        table = load_manifest(manifest)
-        if "split" in table:
-            check_splits(table, allow_group_overlap=overlap)
+        table = load_labelled(manifest, settings.data, settings.model.output)
+        targets = find_targets(table, settings.data, settings.model.output)
+        check_labelled_splits(table, targets, allow_group_overlap=overlap)
+        table = table.assign(label=targets.strata(table))
         with _progress() as progress:
             good, skipped = scan(
                 table,
-                DataSection(sample_rate=sample_rate),
+                settings.data,
                 skip_bad=skip_bad,
                 progress=lambda done, total: progress("checking recordings", done, total),
             )
@@ -146,14 +173,58 @@ def data(
 
 
 @app.command()
+def preview(
+    manifest: Manifest,
+    picture: Annotated[Path, typer.Option("--out", help="The PNG to write.", show_default=False)],
+    recipe: Recipe = "default",
+    changes: Set = None,
+    split: Annotated[str, typer.Option(help="train, devel, test, or all.")] = "all",
+    rows: Annotated[int, typer.Option(min=1, max=50, help="Segments to show.")] = 6,
+    columns: Annotated[
+        int, typer.Option(min=0, max=20, help="Augmented versions of each, beside the original.")
+    ] = 5,
+    seed: Annotated[int, typer.Option(min=0, help="Chooses segments and augmentation.")] = 0,
+) -> None:
+    """Draw what the network sees of some segments, without and with augmentation.
+
+    Example: [bold]deepspectrumlite preview labels.csv --recipe default --out preview.png[/bold]
+    """
+    settings = load_recipe(recipe, changes or [])
+    with _library():
+        from deepspectrumlite.preview import draw_preview
+
+        with _progress() as progress:
+            draw_preview(
+                settings,
+                manifest,
+                picture,
+                split=split,
+                rows=rows,
+                columns=columns,
+                seed=seed,
+                progress=progress,
+            )
+    typer.echo(f"Picture: {picture}")
+
+
+@app.command()
 def train(
     recipe: Annotated[
-        str, typer.Argument(help=f"A TOML file, or one of: {', '.join(shipped_recipes())}.")
-    ],
-    manifest: Annotated[Path, typer.Option("--data", help="The manifest.", show_default=False)],
+        str | None,
+        typer.Argument(
+            help=f"A TOML file, or one of: {', '.join(shipped_recipes())}.", show_default=False
+        ),
+    ] = None,
+    manifest: Annotated[
+        Path | None, typer.Option("--data", help="The manifest.", show_default=False)
+    ] = None,
     run: Annotated[
-        Path, typer.Option("--out", help="The run folder to write.", show_default=False)
-    ],
+        Path | None, typer.Option("--out", help="The run folder to write.", show_default=False)
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Go on with a run that was stopped, and nothing else."),
+    ] = None,
     changes: Set = None,
     skip_bad: SkipBad = False,
     overlap: Overlap = False,
@@ -164,14 +235,39 @@ def train(
 ) -> None:
     """Train a recogniser and write a run folder.
 
+    Ctrl-C stops and saves; --resume goes on. Start it by torchrun or accelerate launch to share the
+    work between several processes.
+
     Example: [bold]deepspectrumlite train default --data labels.csv --out runs/first[/bold]
+
+    Example: [bold]deepspectrumlite train --resume runs/first[/bold]
     """
+    if resume is not None:
+        if recipe or manifest or run or changes or skip_bad or overlap or overwrite:
+            raise typer.BadParameter("--resume takes all settings from the run; give --device only")
+        with _library():
+            from deepspectrumlite.runs import Options, resume_run
+
+            work = partial(resume_run, resume, Options(device=device))
+            finished = not _train(work, resume)
+        typer.echo(f"{resume} is finished; nothing to do" if finished else _where(resume))
+        return
+    if recipe is None or manifest is None or run is None:
+        raise typer.BadParameter(
+            "needed: a recipe, --data MANIFEST and --out RUN; or --resume RUN alone"
+        )
     settings = load_recipe(recipe, changes or [])
     with _library():
-        from deepspectrumlite.runs import Options
+        from deepspectrumlite.runs import Options, train_run
 
-        _train(settings, manifest, run, Options(skip_bad, overlap, overwrite, device))
-    typer.echo(f"Model: {run / 'model'}   curves: {run / 'curves.png'}")
+        options = Options(skip_bad, overlap, overwrite, device)
+        _train(partial(train_run, settings, manifest, run, options), run)
+    if _TALKS:
+        typer.echo(_where(run))
+
+
+def _where(run: Path) -> str:
+    return f"Model: {run / 'model'}   curves: {run / 'curves.png'}"
 
 
 @app.command()
@@ -204,8 +300,9 @@ def evaluate(
             raise typer.BadParameter(f"{split!r}; allowed: {', '.join(SPLITS)}, all")
         options = Options(skip_bad=skip_bad, device=device)
         settings = {"n_resamples": resamples} if resamples else {}
-        uar, where = _evaluate(model, manifest, split, options, out=folder, **settings)
-    typer.echo(f"{uar}\nWritten to {where}: scores.json, predictions.csv, confusion.png")
+        score, where = _evaluate(model, manifest, split, options, out=folder, **settings)
+    written = sorted(path.name for path in where.iterdir() if path.is_file())
+    typer.echo(f"{score}\nWritten to {where}: {', '.join(written)}")
 
 
 @app.command()
@@ -237,7 +334,7 @@ def predict(
 
         place = choose_device(device)
         network = load_model(model).to(place)
-        write = _writer(network.labels, segments=segments, as_json=as_json, as_csv=as_csv)
+        write = _writer(network.decision, segments=segments, as_json=as_json, as_csv=as_csv)
         n_bad = 0
         paths = find_recordings(recordings)
         with _progress() as progress:
@@ -273,29 +370,45 @@ def recipe(
     typer.echo(recipe_toml(load_recipe(source, changes or [])))
 
 
-def _train(recipe: Any, manifest: Path, run: Path, options: Any) -> None:
-    from deepspectrumlite.runs import train_run
-
-    with _progress() as progress:
-
-        def print_epoch(record: dict[str, Any]) -> None:
-            if record["epoch"] == 1:
-                err.print("   epoch       rate  loss: train  devel   devel UAR")
-            star = "[green]best so far[/green]" if record["best"] else ""
-            err.print(
-                f"{record['phase']:>9} {record['epoch']:>3}  {record['learning_rate']:.1e}  "
-                f"{record['train_loss']:>10.3f}  {record['devel_loss']:>5.3f}  "
-                f"{record['devel_uar']:>9.3f}  {star}",
-                highlight=False,
-            )
-
-        trained = train_run(recipe, manifest, run, options, progress=progress, on_epoch=print_epoch)
+def _train(work: "Callable[..., Trained | None]", run: Path) -> "Trained | None":
+    """Train with progress and a line per epoch; tell what was left out."""
+    try:
+        with _progress() as progress:
+            trained = work(progress=progress, on_epoch=_epoch_printer())
+    except Interrupted as stop:
+        # Here, as typer would turn it into an exit without a word.
+        err.print(str(stop), soft_wrap=True, highlight=False)
+        raise typer.Exit(130) from None
+    if trained is None or not _TALKS:
+        return trained
     if trained.drew_splits:
         typer.echo(f"Splits were drawn; they stand in {run / 'manifest.csv'}", err=True)
     if trained.skipped:
         typer.echo(f"{trained.skipped} recordings skipped; see {run / 'skipped.csv'}", err=True)
     if trained.dropped:
         typer.echo(f"{trained.dropped} recordings shorter than a segment left out", err=True)
+    return trained
+
+
+def _epoch_printer() -> Callable[[dict[str, Any]], None]:
+    told_header = False
+
+    def print_epoch(record: dict[str, Any]) -> None:
+        nonlocal told_header
+        metric = next(name for name in _MAIN_METRICS if f"devel_{name}" in record)
+        if not told_header:
+            err.print(f"   epoch       rate  loss: train  devel   devel {_MAIN_METRICS[metric]}")
+            told_header = True
+        value = record[f"devel_{metric}"]
+        star = "[green]best so far[/green]" if record["best"] else ""
+        err.print(
+            f"{record['phase']:>9} {record['epoch']:>3}  {record['learning_rate']:.1e}  "
+            f"{record['train_loss']:>10.3f}  {record['devel_loss']:>5.3f}  "
+            f"{'-' if value is None else f'{value:.3f}':>9}  {star}",
+            highlight=False,
+        )
+
+    return print_epoch
 
 
 def _evaluate(
@@ -317,8 +430,12 @@ def _evaluate(
         typer.echo(f"{left_out} recordings shorter than a segment left out", err=True)
     if report["skipped"]:
         typer.echo(f"{report['skipped']} recordings skipped; see {where / 'skipped.csv'}", err=True)
-    uar = _with_interval(report["files"]["uar"])
-    return f"UAR on {split}: {uar} (95 % bootstrap interval over files)", where
+    metric = next(name for name in _MAIN_METRICS if name in report["files"])
+    value = _with_interval(report["files"][metric])
+    return (
+        f"{_MAIN_METRICS[metric]} on {split}: {value} (95 % bootstrap interval over files)",
+        where,
+    )
 
 
 def _score_table(report: dict[str, Any]) -> Table:
@@ -333,13 +450,28 @@ def _score_table(report: dict[str, Any]) -> Table:
     table.add_column("", overflow="fold")
     for name in blocks:
         table.add_column(name, no_wrap=True)
-    for name, title in (("uar", "UAR"), ("accuracy", "accuracy"), ("macro_f1", "macro F1")):
-        table.add_row(title, *[escape(_with_interval(block[name], 2)) for block in blocks.values()])
-    table.add_section()
-    for label in per_file["recall"]:
-        values = [escape(_with_interval(block["recall"][label], 2)) for block in blocks.values()]
-        table.add_row(f"recall {escape(label)}", *values)
+    # The last block only tells how files and segments differ; all have the same rows.
+    rows = [dict(_score_rows(block)) for block in blocks.values()]
+    for title in rows[0]:
+        table.add_row(escape(title), *[escape(row.get(title, "")) for row in rows])
     return table
+
+
+def _score_rows(block: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """(name, value with interval) of each metric of a block, in all and per class or target."""
+    for name, title in (_MAIN_METRICS | _METRICS).items():
+        if name in block:
+            yield title, _with_interval(block[name], 2)
+    for label, estimate in block.get("recall", {}).items():
+        yield f"recall {label}", _with_interval(estimate, 2)
+    for label, scores in block.get("labels", {}).items():
+        yield f"F1 {label}", _with_interval(scores["f1"], 2)
+    for target, scores in block.get("targets", {}).items():
+        if len(block["targets"]) > 1:
+            yield f"CCC {target}", _with_interval(scores["ccc"], 2)
+    # Of ordered labels also what is known of classes.
+    if "classes" in block:
+        yield from _score_rows(block["classes"])
 
 
 def _with_interval(estimate: dict[str, float | None], digits: int = 3) -> str:
@@ -352,34 +484,41 @@ def _with_interval(estimate: dict[str, float | None], digits: int = 3) -> str:
 
 
 def _writer(
-    labels: list[str], *, segments: bool, as_json: bool, as_csv: bool
+    decision: "Decision", *, segments: bool, as_json: bool, as_csv: bool
 ) -> "Callable[[Prediction | None], None]":
     """A function that takes each prediction, and None at the end."""
     if as_json:
         return lambda p: typer.echo(json.dumps(p.to_json(segments=segments))) if p else None
-    times = ["start", "end"] if segments else []
+    kind = "value" if decision.output in ("linear", "ordinal") else "score"
+    label = [] if decision.output == "linear" else ["label"]
+    header = ["path", *(["start", "end"] if segments else []), *label]
     if as_csv:
         rows = csv.writer(sys.stdout)
-        rows.writerow(["path", *times, "label", *[f"score_{name}" for name in labels]])
+        names = (
+            decision.columns
+            if decision.output == "ordinal"
+            else [f"{kind}_{x}" for x in decision.columns]
+        )
+        rows.writerow([*header, *names])
 
         def write_csv(prediction: "Prediction | None") -> None:
-            for row in _rows(prediction, segments):
-                rows.writerow([*row[:-1], *[f"{score:.6f}" for score in row[-1].values()]])
+            for *cells, scores in _rows(prediction, segments):
+                rows.writerow([*cells, *[f"{score:.6f}" for score in scores.values()]])
 
         return write_csv
 
     table = Table()
-    table.add_column("file", overflow="fold")
-    for name in (*times, "label", "score"):
-        table.add_column(name)
-    table.add_column("next")
+    for name in header:
+        table.add_column(name, overflow="fold")
+    table.add_column("scores" if kind == "score" else "values")
 
     def write_table(prediction: "Prediction | None") -> None:
-        for path, *middle, label, scores in _rows(prediction, segments):
-            ranked = sorted(scores, key=scores.get, reverse=True)
-            runner_up = f"{ranked[1]} {scores[ranked[1]]:.2f}" if len(ranked) > 1 else ""
-            cells = [escape(path), *[f"{t:.2f} s" for t in middle], escape(label)]
-            table.add_row(*cells, f"{scores[label]:.2f}", escape(runner_up))
+        for *cells, scores in _rows(prediction, segments):
+            shown = [f"{cell:.2f} s" if isinstance(cell, float) else cell for cell in cells]
+            # Of many labels the likeliest.
+            ranked = sorted(scores, key=scores.get, reverse=True)[:3] if kind == "score" else scores
+            values = ", ".join(f"{name} {scores[name]:.2f}" for name in ranked)
+            table.add_row(*[escape(text) for text in (*shown, values)])
         if prediction is None and table.row_count:
             out.print(table)
 
@@ -387,13 +526,15 @@ def _writer(
 
 
 def _rows(prediction: "Prediction | None", segments: bool) -> Iterator[list[Any]]:
-    """[path, (start, end,) label, scores by label] of a file or of each of its segments."""
+    """[path, (start, end,) (label,) scores by name] of a file or of each of its segments."""
     if prediction is None:
         return
     found = prediction.to_json(segments=segments)
     for part in found["segments"] if segments else [found]:
         times = [part["start"], part["end"]] if segments else []
-        yield [found["path"], *times, part["label"], part["scores"]]
+        label = [part["label"]] if "label" in part else []
+        label += [", ".join(part["labels"])] if "labels" in part else []
+        yield [found["path"], *times, *label, part.get("scores", part.get("values"))]
 
 
 @contextmanager

@@ -26,6 +26,21 @@ RECIPES = Path(__file__).parent / "recipes"
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
+Name = Annotated[str, Field(min_length=1)]
+
+# What each kind of output is trained with, and judged by on devel; the first is the default.
+LOSSES = {
+    "softmax": ("cross_entropy", "focal"),
+    "sigmoid": ("cross_entropy", "focal"),
+    "linear": ("mse", "mae", "huber", "ccc"),
+    "ordinal": ("mse", "mae", "huber", "ccc"),
+}
+MONITORS = {
+    "softmax": ("uar", "accuracy", "macro_f1", "loss"),
+    "sigmoid": ("map", "macro_f1", "loss"),
+    "linear": ("ccc", "pearson", "spearman", "mae", "rmse", "loss"),
+    "ordinal": ("ccc", "pearson", "spearman", "mae", "rmse", "uar", "accuracy", "loss"),
+}
 
 
 class _Section(BaseModel):
@@ -33,7 +48,19 @@ class _Section(BaseModel):
 
 
 class DataSection(_Section):
-    """How recordings become segments of equal length."""
+    """What is learned from which recordings, and how they become segments of equal length."""
+
+    target: Annotated[
+        Name | Annotated[tuple[Name, ...], Field(min_length=1)],
+        Field(description="the manifest's column with the label or number; or several columns"),
+    ] = "label"
+    separator: Annotated[
+        Name, Field(description='between several labels in one column, for output "sigmoid"')
+    ] = ";"
+    order: Annotated[
+        tuple[Name, ...],
+        Field(description='labels from low to high, for output "ordinal"; []: they are numbers'),
+    ] = ()
 
     sample_rate: Annotated[int, Field(ge=1000, le=192_000, description="in Hz")] = 16_000
     segment_seconds: Seconds = 1.0
@@ -54,6 +81,11 @@ class DataSection(_Section):
     test_share: Annotated[
         float, Field(gt=0, lt=1, description="where the manifest has no split")
     ] = 0.2
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The manifest's columns with what is to be learned."""
+        return (self.target,) if isinstance(self.target, str) else self.target
 
     @property
     def segment_samples(self) -> int:
@@ -162,8 +194,8 @@ class ModelSection(_Section):
         str, Field(min_length=1, description='"imagenet", "random", or the path of a file')
     ] = "imagenet"
     output: Annotated[
-        Literal["softmax", "sigmoid", "linear"],
-        Field(description="one label, several labels at once, or numbers"),
+        Literal["softmax", "sigmoid", "linear", "ordinal"],
+        Field(description="one label, several at once, numbers, or labels in an order"),
     ] = "softmax"
     units: Annotated[
         int, Field(ge=0, le=65_536, description="hidden units of the head, 0: no hidden layer")
@@ -173,7 +205,7 @@ class ModelSection(_Section):
 
 
 class AugmentSection(_Section):
-    """What is changed in the training segments."""
+    """What is changed in the training segments, drawn anew each time that one is seen."""
 
     time_shift: Annotated[
         Share, Field(description="largest circular shift, as a share of the segment")
@@ -181,25 +213,88 @@ class AugmentSection(_Section):
     speed: Annotated[
         float, Field(ge=0, le=0.5, description="largest relative change of playback speed")
     ] = 0.1
+    gain_db: Annotated[
+        float,
+        Field(ge=0, le=60, description='largest change of level; seen with top_db = "none" only'),
+    ] = 0.0
+    reverb_share: Annotated[Share, Field(description="of the segments that get an echo")] = 0.0
+    reverb_folder: Annotated[
+        Name, Field(description='recordings of room impulse responses, or "none"')
+    ] = "none"
+    noise_share: Annotated[Share, Field(description="of the segments that get noise")] = 0.0
+    noise_folder: Annotated[Name, Field(description='recordings of noise, or "white"')] = "white"
+    snr_db_low: Annotated[float, Field(description="of segment to noise, drawn from here")] = 5.0
+    snr_db_high: Annotated[float, Field(description="to here")] = 30.0
     mixup_alpha: Annotated[
         float, Field(ge=0, description="of the Beta distribution of the mixing weight, 0: off")
     ] = 0.4
-    mixup_share: Annotated[Share, Field(description="of the batches that are mixed")] = 0.5
+    mixup_share: Annotated[Share, Field(description="of the segments that are mixed")] = 0.5
+    cutmix_probability: Annotated[Share, Field(description="at strength 1")] = 0.5
+    cutmix_probability_min: Annotated[Share, Field(description="at strength 0 (SapAugment)")] = 0.0
+    cutmix_area: Annotated[
+        Share, Field(description="of the image that is pasted over, at strength 1")
+    ] = 0.4
+    cutmix_area_min: Annotated[Share, Field(description="at strength 0")] = 0.0
+    mask_probability: Annotated[Share, Field(description="at strength 1")] = 1.0
+    mask_probability_min: Annotated[Share, Field(description="at strength 0 (SapAugment)")] = 0.0
     time_masks: Annotated[int, Field(ge=0, le=100)] = 2
     time_mask_share: Annotated[
-        Share, Field(description="of the image width, that all time masks together may cover")
+        Share, Field(description="of the width, that all these masks cover together, at strength 1")
     ] = 0.2
+    time_mask_share_min: Annotated[Share, Field(description="at strength 0")] = 0.0
     frequency_masks: Annotated[int, Field(ge=0, le=100)] = 2
     frequency_mask_share: Annotated[
-        Share, Field(description="of the image height, that all these masks together may cover")
+        Share, Field(description="of the height, likewise, at strength 1")
     ] = 0.2
+    frequency_mask_share_min: Annotated[Share, Field(description="at strength 0")] = 0.0
+    strength: Annotated[
+        Literal["random", "sapaugment"],
+        Field(description="of CutMix and masks: drawn, or more for segments of a small loss"),
+    ] = "random"
+    sap_a: Annotated[
+        float, Field(gt=0, lt=1, description="SapAugment: share of the batch left nearly alone")
+    ] = 0.5
+    sap_s: Annotated[
+        float, Field(gt=0, le=1000, description="SapAugment: how steeply strength falls there")
+    ] = 10.0
+    rank_from: Annotated[
+        Literal["batch", "history"],
+        Field(description="SapAugment: losses of an extra forward pass, or the last known ones"),
+    ] = "history"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for low, high in (
+            ("snr_db_low", "snr_db_high"),
+            ("cutmix_probability_min", "cutmix_probability"),
+            ("cutmix_area_min", "cutmix_area"),
+            ("mask_probability_min", "mask_probability"),
+            ("time_mask_share_min", "time_mask_share"),
+            ("frequency_mask_share_min", "frequency_mask_share"),
+        ):
+            lowest, highest = getattr(self, low), getattr(self, high)
+            if lowest > highest:
+                raise ValueError(
+                    f"{low} is {lowest:g}, above {high} ({highest:g}); allowed: at most {highest:g}"
+                )
+        if self.reverb_share and self.reverb_folder == "none":
+            raise ValueError(
+                f'reverb_share is {self.reverb_share:g}, but reverb_folder is "none"; allowed: a '
+                "folder with recordings of room impulse responses"
+            )
+        return self
 
 
 class TrainSection(_Section):
     """Both phases of training: the head alone, then the last layers of the backbone too."""
 
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    batch_size: Annotated[int, Field(ge=2, description="BatchNorm needs two at least")] = 32
+    batch_size: Annotated[
+        int, Field(ge=2, description="segments per update, over all processes and parts")
+    ] = 32
+    accumulate: Annotated[
+        int, Field(ge=1, description="parts that a batch is computed in, one by one: less memory")
+    ] = 1
     head_epochs: Annotated[int, Field(ge=0)] = 5
     head_learning_rate: PositiveFloat = 1e-3
     epochs: Annotated[int, Field(ge=0, description="of fine-tuning")] = 20
@@ -215,18 +310,44 @@ class TrainSection(_Section):
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     momentum: Annotated[float, Field(ge=0, lt=1, description="of sgd and rmsprop")] = 0.9
     schedule: Literal["constant", "cosine", "onecycle"] = "onecycle"
+    loss: Annotated[
+        Literal["auto", "cross_entropy", "focal", "mse", "mae", "huber", "ccc"],
+        Field(description="auto: cross_entropy for labels, mse for numbers"),
+    ] = "auto"
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    focal_gamma: Annotated[float, Field(ge=0, description="0: as cross_entropy")] = 2.0
+    huber_delta: Annotated[
+        PositiveFloat, Field(description="in standard deviations of the training targets")
+    ] = 1.0
     balance: Annotated[
         Literal["sampler", "weights", "none"],
-        Field(description="classes drawn equally often, weighted in the loss, or as they are"),
+        Field(
+            description="classes drawn equally often, weighted in the loss, or as they are; "
+            "numbers are always as they are"
+        ),
     ] = "sampler"
     average_decay: Annotated[
         float, Field(ge=0, lt=1, description="of the moving average of the weights, 0: none")
     ] = 0.98
     monitor: Annotated[
-        Literal["uar", "accuracy", "macro_f1", "loss"],
-        Field(description="devel metric that chooses the best model"),
-    ] = "uar"
+        Literal[
+            "auto",
+            "uar",
+            "accuracy",
+            "macro_f1",
+            "map",
+            "ccc",
+            "pearson",
+            "spearman",
+            "mae",
+            "rmse",
+            "loss",
+        ],
+        Field(
+            description="devel metric that chooses the best model; auto: uar for one label, map "
+            "(mean average precision) for several, ccc for numbers"
+        ),
+    ] = "auto"
     keep: Annotated[
         Literal["best", "last"], Field(description="which epoch's model is handed over")
     ] = "best"
@@ -234,6 +355,14 @@ class TrainSection(_Section):
         int, Field(ge=0, description="epochs without a better devel metric, 0: never stop early")
     ] = 0
     workers: Annotated[int, Field(ge=0, le=256, description="processes that decode audio")] = 2
+    precision: Annotated[
+        Literal["float32", "bfloat16", "float16"],
+        Field(description="of the network in training; the front-end is always float32"),
+    ] = "float32"
+    compile: Annotated[bool, Field(description="the network by torch.compile")] = False
+    checkpoint_minutes: Annotated[
+        PositiveFloat, Field(description="a checkpoint this often, and after every epoch")
+    ] = 10.0
     tensorboard: bool = False
 
     @model_validator(mode="after")
@@ -258,7 +387,57 @@ class Recipe(_Section):
     @model_validator(mode="after")
     def _check(self) -> Self:
         check_frontend(self.frontend, self.data)
+        self._check_output()
+        if self.augment.gain_db and self.frontend.peak_normalise:
+            raise ValueError(
+                f"augment.gain_db is {self.augment.gain_db:g}, but frontend.peak_normalise undoes "
+                "any change of level; allowed: gain_db = 0, or peak_normalise = false"
+            )
         return self
+
+    @property
+    def loss(self) -> str:
+        """The loss that trains this output."""
+        return LOSSES[self.model.output][0] if self.train.loss == "auto" else self.train.loss
+
+    @property
+    def monitor(self) -> str:
+        """The devel metric that chooses the best model."""
+        output, monitor = self.model.output, self.train.monitor
+        return MONITORS[output][0] if monitor == "auto" else monitor
+
+    def _check_output(self) -> None:
+        output, data = self.model.output, self.data
+        for key, value, allowed in (
+            ("loss", self.loss, LOSSES[output]),
+            ("monitor", self.monitor, MONITORS[output]),
+        ):
+            if value not in allowed:
+                raise ValueError(
+                    f'train.{key} is "{value}", but model.output is "{output}"; allowed: '
+                    f"{', '.join(allowed)}"
+                )
+        if len(data.targets) > 1 and output not in ("sigmoid", "linear"):
+            raise ValueError(
+                f"data.target names {len(data.targets)} columns, but model.output is "
+                f'"{output}"; allowed: one column, or model.output "sigmoid" (0 or 1 in each '
+                'column) or "linear" (a number in each)'
+            )
+        if len(set(data.targets)) < len(data.targets):
+            raise ValueError(
+                f"data.target is {list(data.targets)}, which repeats a column; allowed: each once"
+            )
+        if data.order and (output != "ordinal" or len(set(data.order)) != len(data.order)):
+            raise ValueError(
+                f'data.order is {list(data.order)} with model.output "{output}"; allowed: each '
+                'label once, with model.output "ordinal"'
+            )
+        if self.train.accumulate * 2 > self.train.batch_size:
+            raise ValueError(
+                f"train.accumulate is {self.train.accumulate}; allowed: parts of at least 2 "
+                f"segments, so up to {self.train.batch_size // 2} for train.batch_size "
+                f"{self.train.batch_size}"
+            )
 
 
 def check_frontend(frontend: FrontEndSection, data: DataSection) -> None:
@@ -406,7 +585,7 @@ def _known(loc: tuple[int | str, ...]) -> list[str]:
 
 def _allowed(problem: Mapping[str, Any]) -> str:
     message = str(problem["msg"])
-    for start in ("Input should be ", "String should ", "a valid "):
+    for start in ("Input should be ", "String should ", "Tuple should ", "a valid "):
         message = message.removeprefix(start)
     return message
 

@@ -8,7 +8,7 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,7 @@ _BATCH = 512
 _SHORTEST_READ = 0.001
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Measurement:
     """What one decoded recording tells; the columns that :func:`scan` adds.
 
@@ -140,7 +140,10 @@ def _good_and_skipped(
     if not is_good.any():
         reason = f"; the first: {results[0]}" if results else ""
         fail(table, f"none of {len(table)} recordings can be used{reason}; allowed: at least one")
-    measured = pd.DataFrame([result for result in results if isinstance(result, Measurement)])
+    found = [result for result in results if isinstance(result, Measurement)]
+    # By column: a dict for each row would take more memory than the table.
+    names = [field.name for field in fields(Measurement)]
+    measured = pd.DataFrame({name: [getattr(row, name) for row in found] for name in names})
     kept = table.drop(columns=measured.columns, errors="ignore").loc[is_good]
     skipped = table.loc[~is_good, ["path"]].reset_index(drop=True)
     reasons = [str(result) for result in results if isinstance(result, AudioError)]
@@ -155,22 +158,24 @@ class Segments:
     Attributes, each of shape (num_segments,), as arrays, so that worker processes share memory:
         file_index: the row of the recording in the table
         start_seconds: from the start of the recording (of its span, where the row has one)
-        label_index: the position of the label in ``labels``, -1 without labels
-    ``dropped`` is the number of recordings that are shorter than a segment and so have none,
-    which happens with ``tail = "drop"`` only.
+    ``target`` is (num_files, n_outputs), of the recordings. ``dropped`` is the number of recordings
+    that are shorter than a segment and so have none, which happens with ``tail = "drop"`` only.
 
     Args:
         scanned: the good recordings of :func:`scan`
         data: how to cut
-        labels: the classes, in the order of the model's output
+        target: (num_files, n_outputs), as of :meth:`deepspectrumlite.targets.Targets.encode`
 
     Raises:
-        ManifestError: a label is not in ``labels``, or no recording has a segment
+        ManifestError: no recording has a segment
     """
 
-    def __init__(self, scanned: pd.DataFrame, data: DataSection, labels: list[str]) -> None:
+    def __init__(
+        self, scanned: pd.DataFrame, data: DataSection, target: npt.NDArray[np.float32]
+    ) -> None:
+        assert len(target) == len(scanned), "a target for each recording"
         self.data = data
-        self.labels = labels
+        self.target = target
         num_samples = np.rint(scanned["duration"].to_numpy(np.float64) * data.sample_rate)
         starts = [segment_starts(int(length), data) for length in num_samples]
         counts = np.array([len(s) for s in starts], np.int64)
@@ -184,7 +189,6 @@ class Segments:
             )
         self.file_index = np.repeat(np.arange(len(scanned)), counts)
         self.start_seconds = np.concatenate(starts) / data.sample_rate
-        self.label_index = _label_index(scanned, labels)[self.file_index]
         # Bytes: a quarter of the memory of an array of text.
         self._paths = np.array([os.fsencode(path) for path in scanned["path"]])
         start, end = _spans(scanned)
@@ -195,8 +199,8 @@ class Segments:
     def __len__(self) -> int:
         return len(self.file_index)
 
-    def __getitem__(self, i: int) -> tuple[npt.NDArray[np.float32], int, int]:
-        """Read one segment: waveform (segment_samples,) from -1 to 1, label index, i.
+    def __getitem__(self, i: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], int]:
+        """Read one segment: waveform (segment_samples,) from -1 to 1, target (n_outputs,), i.
 
         Raises:
             AudioError: the recording cannot be read any more
@@ -208,7 +212,7 @@ class Segments:
         size = self.data.segment_samples
         # Resampling may round the length up by a sample.
         segment = pad_segment(waveform[:size], size, self.data.padding)
-        return segment, int(self.label_index[i]), i
+        return segment, self.target[row], i
 
     def _span(self, row: int, start: float) -> tuple[float, float | None]:
         """Where a segment stands in its file, in seconds; an end of None is that of the file."""
@@ -220,16 +224,3 @@ class Segments:
         # The last one: no time that was computed from a rounded length, which the file may lack.
         stop = float(self._end[row])
         return begin + start, None if np.isnan(stop) else stop
-
-
-def _label_index(scanned: pd.DataFrame, labels: list[str]) -> npt.NDArray[np.int64]:
-    if "label" not in scanned:
-        return np.full(len(scanned), -1)
-    index = pd.Index(labels).get_indexer(pd.Index(scanned["label"]))
-    if (index < 0).any():
-        fail(
-            scanned,
-            f"label {scanned['label'].iloc[int((index < 0).argmax())]!r} is unknown to the model; "
-            f"allowed: {', '.join(labels)}; mend the manifest, or train on that label too",
-        )
-    return index.astype(np.int64)

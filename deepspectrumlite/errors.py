@@ -29,6 +29,10 @@ class TrainingError(DeepSpectrumLiteError):
     """Training cannot start or go on."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """The user stopped a training run, which is saved and can go on; the message says how."""
+
+
 class MissingExtraError(DeepSpectrumLiteError):
     """An optional dependency is not installed."""
 

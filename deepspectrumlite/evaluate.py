@@ -1,65 +1,148 @@
 """Scores of a trained model over a split: per segment, and per file as the mean of its segments."""
 
+import signal
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
 from deepspectrumlite.config import TrainSection
 from deepspectrumlite.data import Segments
-from deepspectrumlite.metrics import RESAMPLES
-from deepspectrumlite.model import Classifier
-from deepspectrumlite.scores import classification_report
+from deepspectrumlite.metrics import (
+    RESAMPLES,
+    accuracy,
+    confusion_matrix,
+    macro_f1,
+    macro_mean,
+    uar,
+)
+from deepspectrumlite.model import NUMBERS, Classifier
+from deepspectrumlite.processes import Processes
+from deepspectrumlite.row_metrics import (
+    average_precision,
+    best_thresholds,
+    ccc,
+    label_f1,
+    mae,
+    pearson,
+    rmse,
+    spearman,
+)
+from deepspectrumlite.scores import classification_report, multilabel_report, regression_report
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many steps are done, and how many there are."""
+
+_OF_NUMBERS = {"ccc": ccc, "pearson": pearson, "spearman": spearman, "mae": mae, "rmse": rmse}
 
 
 def silent(what: str, done: int, total: int) -> None:
     """A progress that tells nobody."""
 
 
-def make_loader(segments: Segments, section: TrainSection, **options: Any) -> DataLoader[Any]:
-    """Batches of (waveforms, label indices, segment indices), decoded in worker processes."""
+def make_loader(segments: Any, section: TrainSection, **options: Any) -> DataLoader[Any]:
+    """Batches of (waveforms, targets, segment indices), decoded in worker processes."""
     # Starting a process costs more than decoding a few batches.
     workers = min(section.workers, len(segments) // (4 * section.batch_size))
+    if "batch_sampler" not in options:
+        options["batch_size"] = section.batch_size
     return DataLoader(
-        segments,  # type: ignore[arg-type]
-        batch_size=section.batch_size,
+        segments,
         num_workers=workers,
         persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_ignore_signals,
         # Of its own: how often it draws, to seed the workers, depends on their number.
         generator=torch.Generator(),
         **options,
     )
 
 
+def _ignore_signals(worker: int) -> None:
+    """Ctrl-C and a batch system's SIGTERM reach all processes; the main one decides when to stop.
+
+    A worker ends with it in any case.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 @torch.inference_mode()
 def score_segments(
-    model: Classifier, segments: Segments, device: torch.device, progress: Progress = silent
+    model: Classifier, segments: Segments, processes: Processes, progress: Progress = silent
 ) -> np.ndarray:
-    """``(n_segments, n_labels)`` scores, in the order of the segments."""
+    """``(n_segments, n_outputs)`` scores, in the order of the segments, by all processes."""
     model.eval()
-    loader = make_loader(segments, model.recipe.train)
-    scores = []
+    own = range(processes.rank, len(segments), processes.count)
+    loader = make_loader(Subset(segments, own), model.recipe.train)  # type: ignore[arg-type]
+    found = [np.zeros((0, model.n_outputs), np.float32)]
     for step, (waveform, _, _) in enumerate(loader, 1):
-        scores.append(model(waveform.to(device)).float().cpu().numpy())
+        found.append(model(waveform.to(processes.device)).float().cpu().numpy())
         progress("scoring segments", step, len(loader))
-    return np.concatenate(scores)
+    scores = np.zeros((len(segments), model.n_outputs), np.float32)
+    for rank, part in enumerate(processes.gather(np.concatenate(found))):
+        scores[rank :: processes.count] = part
+    return scores
 
 
 def average_files(scores: np.ndarray, segments: Segments) -> tuple[np.ndarray, np.ndarray]:
-    """``(n_segments, n_labels)`` -> ``(n_files, n_labels)`` means, and ``(n_files,)`` labels.
+    """``(n_segments, n_outputs)`` -> ``(n_files, n_outputs)``: means, and the targets.
 
     Files are in the order of the table; those without a segment are left out.
     """
-    _, first, inverse = np.unique(segments.file_index, return_index=True, return_inverse=True)
-    sums = np.zeros((len(first), scores.shape[1]))
+    files, inverse = np.unique(segments.file_index, return_inverse=True)
+    sums = np.zeros((len(files), scores.shape[1]))
     np.add.at(sums, inverse, scores)
-    return sums / np.bincount(inverse)[:, None], segments.label_index[first]
+    return sums / np.bincount(inverse)[:, None], segments.target[files]
+
+
+def devel_scores(model: Classifier, devel: Segments, processes: Processes) -> dict[str, float]:
+    """Loss and metrics over the files of the devel split."""
+    scores, target = average_files(score_segments(model, devel, processes), devel)
+    loss = _loss(model, scores, target)
+    # Where the weights have diverged there is nothing to measure.
+    found = _metrics(model, scores, target) if np.isfinite(scores).all() else {}
+    return {f"devel_{name}": float(value) for name, value in {"loss": loss, **found}.items()}
+
+
+def _loss(model: Classifier, scores: np.ndarray, target: np.ndarray) -> float:
+    """Of files: cross-entropy, or for numbers the squared error in units of train's variance."""
+    output = model.recipe.model.output
+    if output in NUMBERS:
+        error = (scores - target) / model.scale.cpu().numpy()
+        return float(np.square(error).mean())
+    likelihood = -target * np.log(scores.clip(1e-12))
+    if output == "softmax":
+        return float(likelihood.sum(axis=1).mean())
+    return float((likelihood - (1 - target) * np.log((1 - scores).clip(1e-12))).mean())
+
+
+def _metrics(model: Classifier, scores: np.ndarray, target: np.ndarray) -> dict[str, Any]:
+    output, decision = model.recipe.model.output, model.decision
+    found: dict[str, Any] = {}
+    if output == "sigmoid":
+        there = target > 0.5
+        decided = scores >= best_thresholds(there, scores)
+        found["map"] = macro_mean(average_precision(there, scores))
+        found["macro_f1"] = macro_mean(label_f1(there, decided))
+    if output in NUMBERS:
+        columns = list(zip(target.T, scores.T, strict=True))
+        for name, metric in _OF_NUMBERS.items():
+            found[name] = np.mean([metric(truth, value) for truth, value in columns])
+    if output in ("softmax", "ordinal"):
+        truth, predicted = decision.classes(target), decision.classes(scores)
+        matrix = confusion_matrix(truth, predicted, len(model.labels))
+        found |= {"uar": uar(matrix), "accuracy": accuracy(matrix), "macro_f1": macro_f1(matrix)}
+    return found
+
+
+def set_thresholds(model: Classifier, devel: Segments, processes: Processes) -> None:
+    """For output "sigmoid": let each label's threshold be the one with the best F1 on devel."""
+    scores, target = average_files(score_segments(model, devel, processes), devel)
+    model.thresholds.copy_(torch.from_numpy(best_thresholds(target > 0.5, scores)))
 
 
 def evaluate_model(
@@ -80,41 +163,67 @@ def evaluate_model(
         progress: told of every batch
 
     Returns:
-        the report: "files" and "segments", each as of
-        :func:`deepspectrumlite.metrics.classification_report`, with intervals over files, and
-        over groups where there are any; and a table with the prediction and scores of each file
+        the report: "files" and "segments", each as of the function of
+        :mod:`deepspectrumlite.scores` for the model's output, with intervals over files, and over
+        groups where there are any; and a table with the prediction and scores of each file
 
     Raises:
         ManifestError: a label that the model does not know, or no segment at all
         AudioError: a recording cannot be read any more
     """
-    labels = model.labels
-    segments = Segments(scanned, model.recipe.data, labels)
-    scores = score_segments(model.to(device), segments, device, progress)
+    segments = Segments(scanned, model.recipe.data, model.targets.encode(scanned))
+    processes = Processes(device)
+    scores = score_segments(model.to(processes.device), segments, processes, progress)
     by_file, truth = average_files(scores, segments)
     kept = scanned.iloc[np.unique(segments.file_index)].reset_index(drop=True)
-    groups = _groups(kept)
-    groups_of_segments = _groups(scanned)
+    groups, groups_of_segments = _groups(kept), _groups(scanned)
     if groups_of_segments is not None:
         groups_of_segments = groups_of_segments[segments.file_index]
-    seed = model.recipe.train.seed
-    options: dict[str, Any] = {"n_resamples": n_resamples, "seed": seed}
-    predicted = by_file.argmax(axis=1)
+    options = {"n_resamples": n_resamples, "seed": model.recipe.train.seed}
     report = {
-        "files": classification_report(truth, predicted, labels, groups=groups, **options),
-        "segments": classification_report(
-            segments.label_index,
-            scores.argmax(axis=1),
-            labels,
+        "output": model.recipe.model.output,
+        "files": _report(model, by_file, truth, groups=groups, **options),
+        "segments": _report(
+            model,
+            scores,
+            segments.target[segments.file_index],
             units=segments.file_index,
             groups=groups_of_segments,
             **options,
         ),
         "files_without_a_segment": segments.dropped,
     }
-    columns = [name for name in ("path", "start", "end", "group", "label") if name in kept]
-    table = kept[columns].assign(predicted=[labels[i] for i in predicted])
-    return report, table.join(pd.DataFrame(by_file, columns=[f"score_{name}" for name in labels]))
+    return report, _predictions(model, kept, by_file)
+
+
+def _report(
+    model: Classifier, scores: np.ndarray, target: np.ndarray, **options: Any
+) -> dict[str, Any]:
+    output, decision = model.recipe.model.output, model.decision
+    if output == "sigmoid":
+        thresholds = np.asarray(decision.thresholds)
+        return multilabel_report(target > 0.5, scores, thresholds, model.labels, **options)
+    report = {}
+    if output in NUMBERS:
+        report = regression_report(target, scores, decision.columns, **options)
+    if output in ("softmax", "ordinal"):
+        truth, predicted = decision.classes(target), decision.classes(scores)
+        classes = classification_report(truth, predicted, model.labels, **options)
+        report = report | {"classes": classes} if report else classes
+    return report
+
+
+def _predictions(model: Classifier, kept: pd.DataFrame, scores: np.ndarray) -> pd.DataFrame:
+    """A row per file: what is known of it, what is predicted, and the scores."""
+    decision, output = model.decision, model.recipe.model.output
+    known = ("path", "start", "end", "group", *model.recipe.data.targets)
+    table = kept[[name for name in known if name in kept]].copy()
+    if output != "linear":
+        joined = [model.recipe.data.separator.join(decision.answer(row)) for row in scores]
+        table["predicted"] = joined
+    kind = "predicted" if output in NUMBERS else "score"
+    names = [f"{kind}_{name}" for name in decision.columns]
+    return table.join(pd.DataFrame(scores, columns=names))
 
 
 def _groups(scanned: pd.DataFrame) -> np.ndarray | None:

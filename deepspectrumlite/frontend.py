@@ -29,6 +29,9 @@ from torch.nn import functional
 from deepspectrumlite.config import DataSection, FrontEndSection
 
 FLOOR = 1e-16
+# Segments that a CPU transforms at a time: their intermediate results stay in its cache, and in
+# memory that the process has already (new pages took a third of the time at 32 segments).
+CPU_PART = 8
 
 Floats = npt.NDArray[np.float64]
 
@@ -44,7 +47,6 @@ class FrontEnd(nn.Module):
     ``data.segment_samples`` many.
     """
 
-    window: Tensor
     mel: Tensor
     bins: Tensor
     dct: Tensor
@@ -61,10 +63,8 @@ class FrontEnd(nn.Module):
         self.win_length = section.win_length(rate)
         self.n_fft = section.n_fft(rate)
         self.n_frames = 1 + (self.num_samples - self.win_length) // self.hop_length
-        self.dft = RealDFT(self.n_fft)
         # tf.signal.hann_window, numpy.hanning(n + 1)[:-1]: periodic, not symmetric.
-        window = np.hanning(self.win_length + 1)[:-1]
-        _constant(self, "window", window)
+        self.dft = RealDFT(self.n_fft, np.hanning(self.win_length + 1)[:-1])
         if section.frequency == "mel":
             mel = mel_matrix(section.n_mels, self.n_fft, rate, section.fmin, section.fmax_hz(rate))
             _constant(self, "mel", self.dft.scatter_rows(mel))
@@ -82,8 +82,13 @@ class FrontEnd(nn.Module):
         self.n_bands = n_bands
         if section.color_map != "none":
             _constant(self, "colors", color_table(section.color_map))
-        _constant(self, "rows", resize_matrix(n_bands, section.image_height, section)[::-1])
-        _constant(self, "columns", resize_matrix(self.n_frames, section.image_width, section).T)
+        height, width = section.image_height, section.image_width
+        _constant(self, "rows", resize_matrix(n_bands, height, section)[::-1])
+        _constant(self, "columns", resize_matrix(self.n_frames, width, section).T)
+        # Multiplications in either order of the two products.
+        by_height_first = height * self.n_frames * (n_bands + width)
+        by_width_first = n_bands * width * (self.n_frames + height)
+        self.height_first = by_height_first <= by_width_first
 
     def forward(self, waveform: Tensor) -> Tensor:
         """``(batch, num_samples)`` -> ``(batch, 3, height, width)``, in 0..1."""
@@ -91,7 +96,12 @@ class FrontEnd(nn.Module):
 
     def features(self, waveform: Tensor) -> Tensor:
         """``(batch, num_samples)`` -> ``(batch, n_frames, n_bands)``: dB, power, or MFCC."""
-        return self.scale(self.power(self.normalise(waveform)))
+        if waveform.device.type == "cpu" and waveform.shape[0] > CPU_PART:
+            parts = torch.split(waveform, CPU_PART)
+            power = torch.cat([self.power(self.normalise(part)) for part in parts])
+        else:
+            power = self.power(self.normalise(waveform))
+        return self.scale(power)
 
     def normalise(self, waveform: Tensor) -> Tensor:
         """``(batch, num_samples)`` -> the same with a peak of 1, where the recipe asks for it."""
@@ -102,9 +112,7 @@ class FrontEnd(nn.Module):
 
     def power(self, waveform: Tensor) -> Tensor:
         """``(batch, num_samples)`` -> ``(batch, n_frames, n_bands)``, bands in power."""
-        frames = self.frames(waveform) * self.window
-        frames = functional.pad(frames, (0, self.n_fft - self.win_length))
-        spectrum: Tensor = self.dft(frames)
+        spectrum: Tensor = self.dft(self.frames(waveform))
         if self.section.frequency == "mel":
             return spectrum @ self.mel
         return spectrum.index_select(-1, self.bins)
@@ -125,13 +133,20 @@ class FrontEnd(nn.Module):
         """``(batch, num_samples)`` -> ``(batch, n_frames, win_length)``, overlapping.
 
         Joins shifted slices of whole hops: ``unfold`` would become a slow gather when exported.
+        In memory the samples of a frame come first, as the transform wants them: turning the hops
+        is cheaper than turning the frames, which overlap.
         """
+        batch = waveform.shape[0]
         n_slices = -(-self.win_length // self.hop_length)
-        needed = (self.n_frames + n_slices - 1) * self.hop_length
-        waveform = functional.pad(waveform[:, :needed], (0, max(0, needed - self.num_samples)))
-        hops = waveform.reshape(waveform.shape[0], -1, self.hop_length)
-        slices = [hops[:, i : i + self.n_frames] for i in range(n_slices)]
-        return torch.cat(slices, dim=-1)[:, :, : self.win_length]
+        n_hops = self.n_frames + n_slices - 1
+        missing = n_hops * self.hop_length - self.num_samples
+        if missing > 0:
+            waveform = functional.pad(waveform, (0, missing))
+        waveform = waveform[:, : n_hops * self.hop_length]
+        hops = waveform.reshape(batch * n_hops, self.hop_length).t().contiguous()
+        hops = hops.view(self.hop_length, batch, n_hops)
+        slices = [hops[..., i : i + self.n_frames] for i in range(n_slices)]
+        return torch.cat(slices)[: self.win_length].permute(1, 2, 0)
 
     def colorize(self, features: Tensor) -> Tensor:
         """``(batch, n_frames, n_bands)`` -> ``(batch, 3, n_bands, n_frames)``, in 0..1.
@@ -139,22 +154,27 @@ class FrontEnd(nn.Module):
         A constant segment (silence) has no range and takes the first colour.
         """
         low = features.amin(dim=(1, 2), keepdim=True)
-        span = features.amax(dim=(1, 2), keepdim=True) - low
+        high = features.amax(dim=(1, 2), keepdim=True)
         # Below a millionth of the largest value a span is rounding noise, not a signal.
-        smallest = features.abs().amax(dim=(1, 2), keepdim=True) * 1e-6 + 1e-30
-        scaled = (features - low) / torch.maximum(span, smallest)
-        scaled = scaled.transpose(1, 2)
+        smallest = torch.maximum(high, -low) * 1e-6 + 1e-30
+        span = torch.maximum(high - low, smallest)
         if self.section.color_map == "none":
-            return scaled.unsqueeze(1).expand(-1, 3, -1, -1)
-        position = scaled * 255
+            return ((features - low) / span).mT.unsqueeze(1).expand(-1, 3, -1, -1)
+        position = (features - low) * (255 / span)
         entry = position.floor().clamp(max=254)
         colors = functional.embedding(entry.long(), self.colors)
-        mixed = colors[..., :3] + colors[..., 3:] * (position - entry).unsqueeze(-1)
-        return mixed.permute(0, 3, 1, 2)
+        fraction = (position - entry).unsqueeze(-1)
+        return torch.addcmul(colors[..., :3], colors[..., 3:], fraction).permute(0, 3, 2, 1)
 
     def resize(self, image: Tensor) -> Tensor:
         """``(batch, 3, n_bands, n_frames)`` -> ``(batch, 3, height, width)``, low bands last."""
-        resized = self.rows @ (image @ self.columns)
+        if self.n_bands == self.section.image_height:
+            # Rows would only be turned upside down.
+            resized = image.flip(2) @ self.columns
+        elif self.height_first:
+            resized = (image.mT @ self.rows.T).mT @ self.columns
+        else:
+            resized = self.rows @ (image @ self.columns)
         # A bicubic kernel overshoots at edges.
         return resized.clamp(0, 1) if self.section.resize == "bicubic" else resized
 
@@ -166,53 +186,58 @@ def _constant(module: nn.Module, name: str, values: Floats) -> None:
 
 
 class RealDFT(nn.Module):
-    """Power spectrum of real frames by a four-step (Cooley-Tukey) transform.
+    """Power spectrum of windowed real frames by a four-step (Cooley-Tukey) transform.
 
     With ``n_fft = rows * columns`` and samples ``n = columns a + b``, bin ``k = p + rows q`` is
-    ``sum_b W_columns^(b q) W_n_fft^(b p) sum_a x[n] W_rows^(a p)``: two small real matrix products
-    with a twiddle factor between them. A real input needs ``p = 0 .. rows / 2`` only; the other
-    bins are mirror images. Bins come out in the order ``(p, q)``; see :attr:`position`.
+    ``sum_b W_columns^(b q) W_n_fft^(b p) sum_a window[n] x[n] W_rows^(a p)``: two batches of small
+    real matrix products. The first has a matrix for each ``b``, which holds the window and the
+    twiddle factors too. A real input needs ``p = 0 .. rows / 2`` only; the other bins are mirror
+    images. Bins come out in the order ``(p, q)``; see :attr:`position`.
 
     Source: Bailey 1990, "FFTs in external or hierarchical memory".
     """
 
     first: Tensor
-    twiddle_real: Tensor
-    twiddle_imag: Tensor
     second: Tensor
 
-    def __init__(self, n_fft: int) -> None:
+    def __init__(self, n_fft: int, window: Floats | None = None) -> None:
         super().__init__()
+        window = np.ones(n_fft) if window is None else window
         self.rows, self.columns = _two_factors(n_fft)
         self.n_rows = self.rows // 2 + 1
-        a, p = np.arange(self.rows), np.arange(self.n_rows)
+        # A window shorter than the transform leaves whole rows of zeros: not multiplied.
+        self.used_rows = -(-len(window) // self.columns)
+        self.missing = self.used_rows * self.columns - len(window)
+        a, p = np.arange(self.used_rows), np.arange(self.n_rows)
         b, q = np.arange(self.columns), np.arange(self.columns)
-        first = np.exp(-2j * np.pi * np.outer(a, p) / self.rows)
-        twiddle = np.exp(-2j * np.pi * np.outer(b, p) / n_fft)
-        second = np.exp(-2j * np.pi * np.outer(b, q) / self.columns)
-        _constant(self, "first", np.hstack([first.real, first.imag]))
-        _constant(self, "twiddle_real", twiddle.real)
-        _constant(self, "twiddle_imag", twiddle.imag)
-        _constant(
-            self,
-            "second",
-            np.block([[second.real, second.imag], [-second.imag, second.real]]),
-        )
+        sample = self.columns * a + b[:, None]
+        turn = np.exp(-2j * np.pi * p[:, None] * sample[:, None, :] / n_fft)
+        first = turn * np.pad(window, (0, self.missing))[sample][:, None, :]
+        second = np.exp(-2j * np.pi * np.outer(q, b) / self.columns)
+        of_real = np.vstack([second.real, second.imag])
+        of_imag = np.vstack([-second.imag, second.real])
+        _constant(self, "first", np.concatenate([first.real, first.imag], axis=1))
+        # Its columns have the order that the first product has in memory: (b, real or imaginary).
+        _constant(self, "second", np.dstack([of_real, of_imag]).reshape(2 * self.columns, -1))
         k = (p[:, None] + self.rows * q[None, :]).ravel()
         # Index of bin 0 .. n_fft // 2 in the output; either of two mirrored bins will do.
         self.position = np.zeros(n_fft // 2 + 1, dtype=np.int64)
         self.position[np.minimum(k, n_fft - k)] = np.arange(len(k))
 
     def forward(self, frames: Tensor) -> Tensor:
-        """``(batch, n_frames, n_fft)`` -> ``(batch, n_frames, n_rows * columns)``, in power."""
+        """``(batch, n_frames, len(window))`` -> ``(batch, n_frames, n_rows * columns)``, in power.
+
+        Works on ``(samples or bins, all frames)``: a few large products, and no copy between them.
+        """
         batch, n_frames, _ = frames.shape
-        grid = frames.reshape(batch, n_frames, self.rows, self.columns).transpose(2, 3)
-        real, imag = torch.split(grid @ self.first, self.n_rows, dim=-1)
-        turned_real = real * self.twiddle_real - imag * self.twiddle_imag
-        turned_imag = real * self.twiddle_imag + imag * self.twiddle_real
-        turned = torch.cat([turned_real, turned_imag], dim=2).transpose(2, 3)
-        real, imag = torch.split(turned @ self.second, self.columns, dim=-1)
-        return torch.flatten(real * real + imag * imag, start_dim=2)
+        samples = frames.permute(2, 0, 1)
+        if self.missing:
+            samples = functional.pad(samples, (0, 0, 0, 0, 0, self.missing))
+        grid = samples.reshape(self.used_rows, self.columns, batch * n_frames).transpose(0, 1)
+        turned = (self.first @ grid).view(2 * self.columns, self.n_rows, batch * n_frames)
+        real, imag = torch.split(self.second @ turned.transpose(0, 1), self.columns, dim=1)
+        power = torch.addcmul(real * real, imag, imag)
+        return power.view(-1, batch, n_frames).permute(1, 2, 0)
 
     def scatter_rows(self, matrix: Floats) -> Floats:
         """``(n_fft // 2 + 1, n)`` -> ``(n_rows * columns, n)``: rows where their bins come out."""

@@ -1,16 +1,17 @@
 """The list of recordings: read it, check it, write it.
 
-A manifest is a CSV, TSV, JSON Lines or Parquet file with the columns ``path`` and ``label``, and
-where wanted ``split``, ``group``, ``start`` and ``end`` (in seconds); or a folder per class.
+A manifest is a CSV, TSV, JSON Lines or Parquet file with the columns ``path`` and ``label`` (or
+others to be learned), and where wanted ``split``, ``group``, ``start`` and ``end`` (in seconds); or
+a folder per class.
 Everywhere below, a table is what :func:`load_manifest` returns.
 """
 
 import csv
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import pandas as pd
@@ -27,20 +28,30 @@ _SPLIT_NAMES = {
     **dict.fromkeys(("devel", "dev", "development", "val", "valid", "validation"), "devel"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-_COLUMNS = ("path", "label", "split", "group", "start", "end")
 
 
-def load_manifest(source: Path, *, need_labels: bool = True) -> pd.DataFrame:
+def load_manifest(
+    source: Path,
+    *,
+    need_labels: bool = True,
+    targets: Sequence[str] = ("label",),
+    separator: str | None = None,
+    allow_empty: bool = False,
+) -> pd.DataFrame:
     """Read and check a list of recordings. Whether the recordings exist is not checked here.
 
     Args:
         source: a .csv, .tsv, .jsonl, .ndjson or .parquet file, or a folder with a sub-folder per
             class (``folder/label/...`` or ``folder/split/label/...``)
-        need_labels: whether a label per recording is a must; without, a folder's recordings
-            get no label at all
+        need_labels: whether the targets are a must; without, a folder's recordings get no label
+            at all
+        targets: the columns to be learned
+        separator: joins the items, where JSON Lines or Parquet hold a list as a target; without
+            one, lists are refused
+        allow_empty: whether a target may be empty
 
     Returns:
-        A table with index 0 to n - 1 and the columns ``path`` (absolute), ``label`` (text, as
+        A table with index 0 to n - 1 and the columns ``path`` (absolute), the targets (text, as
         written); ``split`` (train, devel, test), ``group`` (text, empty: none), ``start`` (in
         seconds), ``end`` (in seconds, NaN: to the end) where given; then any others.
 
@@ -50,8 +61,12 @@ def load_manifest(source: Path, *, need_labels: bool = True) -> pd.DataFrame:
     source = Path(source)
     table = _read_folder(source, need_labels) if source.is_dir() else _read_file(source)
     # Until here and in the checks, the index is the row number that the user sees.
-    table = _tidy(_check_columns(table, source, need_labels), source, need_labels)
-    table = table.reset_index(drop=True)
+    needed = ("path", *(targets if need_labels else ()))
+    table = _check_columns(table, source, needed, targets)
+    for name in [name for name in targets if name in table]:
+        table[name] = _join_lists(source, table[name], separator)
+    filled = needed[:1] if allow_empty else needed
+    table = _tidy(table, source, targets, filled).reset_index(drop=True)
     table.attrs["manifest"] = str(source)
     return table
 
@@ -185,26 +200,53 @@ def _is_recording(path: Path) -> bool:
     return path.suffix.lower() in AUDIO_EXTENSIONS and not hidden and path.is_file()
 
 
-def _check_columns(table: pd.DataFrame, source: Path, need_labels: bool) -> pd.DataFrame:
+def _check_columns(
+    table: pd.DataFrame, source: Path, needed: Sequence[str], targets: Sequence[str]
+) -> pd.DataFrame:
     """Refuse what lacks rows or columns, and put the known columns first."""
     if table.empty:
         raise ManifestError(f"{source}: no recordings in it; add at least one")
-    missing = [name for name in ("path", "label")[: 1 + need_labels] if name not in table]
+    missing = [name for name in needed if name not in table]
     if missing:
         raise ManifestError(
             f"{source}: no column {' and '.join(missing)}, only {', '.join(map(str, table))}; "
-            "allowed: path, label, and where wanted split, group, start, end; rename the columns"
+            f"allowed: path, {', '.join(targets)}, and where wanted split, group, start, end; "
+            "rename the columns, or set data.target to those to be learned"
         )
-    known = [name for name in _COLUMNS if name in table]
-    return table[known + [name for name in table if name not in _COLUMNS]].copy()
+    order = ("path", *targets, "split", "group", "start", "end")
+    known = [name for name in order if name in table]
+    return table[known + [name for name in table if name not in order]].copy()
 
 
-def _tidy(table: pd.DataFrame, source: Path, need_labels: bool) -> pd.DataFrame:
-    for name in ("path", "label", "group"):
+def _join_lists(source: Path, column: "pd.Series[Any]", separator: str | None) -> "pd.Series[Any]":
+    """Lists of labels as text; a label that is nothing (null) is left out."""
+    lists = {i: [str(x) for x in c if x is not None] for i, c in column.items() if _is_list(c)}
+    refused = [isinstance(c, dict) or (separator is None and _is_list(c)) for c in column]
+    allowed = 'one value; for lists of labels in one column set model.output = "sigmoid"'
+    _refuse(source, column, pd.Series(refused, index=column.index), allowed)
+    if not lists or separator is None:
+        return column
+    torn = [any(separator in label for label in lists.get(i, [])) for i in column.index]
+    allowed = f"labels without {separator!r}; set data.separator to what is in none of them"
+    _refuse(source, column, pd.Series(torn, index=column.index), allowed)
+    joined = [separator.join(lists[i]) if i in lists else cell for i, cell in column.items()]
+    return pd.Series(joined, index=column.index, name=column.name, dtype=object)
+
+
+def _is_list(cell: object) -> bool:
+    return isinstance(cell, list | np.ndarray)
+
+
+def _tidy(
+    table: pd.DataFrame, source: Path, targets: Sequence[str], filled: Sequence[str]
+) -> pd.DataFrame:
+    for name in ("path", *targets, "group"):
         if name in table:
             table[name] = _text(table[name])
-    for name in ("path", "label")[: 1 + need_labels]:
-        _refuse(source, table[name], table[name].str.strip() == "", "some text; fill it in")
+    for name in filled:
+        _refuse(
+            source, table[name], table[name].str.strip() == "", "anything but nothing; fill it in"
+        )
     folder = Path(os.path.normpath(source.absolute().parent))
     paths = [os.path.normpath(folder / path) for path in table["path"]]
     table["path"] = pd.Series(paths, index=table.index, dtype=object)

@@ -1,7 +1,8 @@
 """How good is a recogniser, and how sure can one be of it: metrics with bootstrap intervals.
 
-All metrics are functions of the confusion matrix (rows: truth, columns: predicted) and work on
-`(..., n_classes, n_classes)` stacks, so that the bootstrap is one vectorised call.
+All metrics here are functions of the confusion matrix (rows: truth, columns: predicted) and work on
+`(..., n_classes, n_classes)` stacks, so that the bootstrap is one vectorised call. Those of numbers
+and of several labels at once are in `row_metrics`; `resample_counts` is their bootstrap.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def recalls(matrix: Ints) -> Floats:
     >>> recalls(np.array([[3, 1], [0, 0]])).tolist()
     [0.75, nan]
     """
-    return _ratio(_hits(matrix), matrix.sum(axis=-1))
+    return ratio(_hits(matrix), matrix.sum(axis=-1))
 
 
 def uar(matrix: Ints) -> Floats:
@@ -55,7 +56,7 @@ def uar(matrix: Ints) -> Floats:
     >>> float(uar(np.array([[3, 1], [1, 1]])))  # (3/4 + 1/2) / 2
     0.625
     """
-    return _mean_of_present(recalls(matrix))
+    return macro_mean(recalls(matrix))
 
 
 def accuracy(matrix: Ints) -> Floats:
@@ -66,7 +67,7 @@ def accuracy(matrix: Ints) -> Floats:
     >>> float(accuracy(np.array([[4, 1], [2, 1]])))
     0.625
     """
-    return _ratio(_hits(matrix).sum(axis=-1), matrix.sum(axis=(-2, -1)))
+    return ratio(_hits(matrix).sum(axis=-1), matrix.sum(axis=(-2, -1)))
 
 
 def macro_f1(matrix: Ints) -> Floats:
@@ -79,7 +80,7 @@ def macro_f1(matrix: Ints) -> Floats:
     >>> float(macro_f1(np.array([[2, 0, 0], [2, 0, 0], [0, 0, 0]])))  # (2/3 + 0) / 2
     0.3333333333333333
     """
-    return _mean_of_present(_ratio(2 * _hits(matrix), matrix.sum(axis=-1) + matrix.sum(axis=-2)))
+    return macro_mean(ratio(2 * _hits(matrix), matrix.sum(axis=-1) + matrix.sum(axis=-2)))
 
 
 def bootstrap(
@@ -115,10 +116,7 @@ def bootstrap(
     [2, 2, 2]
     """
     cells = _cells(truth, predicted, n_classes)
-    if len(cells) == 0 or n_resamples < 1:
-        raise ValueError(
-            f"cannot resample {len(cells)} files {n_resamples} times; both must be at least 1"
-        )
+    _check_draw(len(cells), "files", n_resamples)
     rng = np.random.default_rng(seed)
     present, cell_of_file = np.unique(cells, return_inverse=True)
     samples = np.zeros((n_resamples, n_classes**2), dtype=np.int64)
@@ -133,6 +131,47 @@ def bootstrap(
         # As float64, where BLAS helps and counts below 2**53 are exact.
         samples[:, present] = drawn.astype(np.float64) @ distinct.astype(np.float64)
     return samples.reshape(n_resamples, n_classes, n_classes)
+
+
+def resample_counts(
+    n_rows: int,
+    *,
+    units: npt.NDArray[Any] | None = None,
+    n_resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> npt.NDArray[np.int32]:
+    """How often each row is in each resample: the bootstrap for metrics that need the rows.
+
+    Efron & Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 6 (rows) and 8 (units).
+
+    Args:
+        n_rows: how many rows there are.
+        units: (n_rows,) names or numbers of what is drawn instead of rows (files that segments
+            come from, or speakers); as many units as there are get drawn with replacement, each
+            with all its rows, so that the number of rows varies between resamples.
+        n_resamples: how many times to resample.
+        seed: the same seed gives the same resamples.
+
+    Returns:
+        (n_resamples, n_rows)
+
+    Raises:
+        ValueError: there is no row, n_resamples < 1, or units is not (n_rows,).
+
+    >>> counts = resample_counts(3, units=np.array(["a", "b", "b"]), n_resamples=4)
+    >>> (counts[:, 0] + counts[:, 1]).tolist(), (counts[:, 1] - counts[:, 2]).tolist()
+    ([2, 2, 2, 2], [0, 0, 0, 0])
+    """
+    _check_draw(n_rows, "rows", n_resamples)
+    names = np.arange(n_rows) if units is None else np.asarray(units)
+    if names.shape != (n_rows,):
+        raise ValueError(
+            f"the units or groups have shape {names.shape}, but there are {n_rows} rows; "
+            "give one for each row"
+        )
+    _, unit_of_row, rows = np.unique(names, return_inverse=True, return_counts=True)
+    drawn = _draw(np.random.default_rng(seed), np.ones_like(rows), n_resamples)
+    return drawn.astype(np.int32)[:, unit_of_row]
 
 
 def interval(samples: npt.NDArray[Any], level: float = LEVEL) -> tuple[float, float]:
@@ -202,6 +241,11 @@ def _cells(truth: Ints, predicted: Ints, n_classes: int) -> npt.NDArray[np.int64
     return rows.astype(np.int64) * n_classes + columns.astype(np.int64)
 
 
+def _check_draw(n: int, what: str, n_resamples: int) -> None:
+    if n < 1 or n_resamples < 1:
+        raise ValueError(f"cannot resample {n} {what} {n_resamples} times; both must be at least 1")
+
+
 def _draw(rng: np.random.Generator, copies: Ints, n_resamples: int) -> npt.NDArray[np.int64]:
     """(n_kinds,) -> (n_resamples, n_kinds): how often each kind is drawn, with replacement."""
     total = copies.sum()
@@ -226,14 +270,22 @@ def _hits(matrix: Ints) -> Ints:
     return np.diagonal(matrix, axis1=-2, axis2=-1)
 
 
-def _ratio(part: npt.NDArray[Any], whole: npt.NDArray[Any]) -> Floats:
-    """Part / whole of the same shape; NaN, without numpy's warning, where whole is 0."""
+def ratio(part: npt.NDArray[Any], whole: npt.NDArray[Any]) -> Floats:
+    """Part / whole of the same shape; NaN, without numpy's warning, where whole is 0.
+
+    >>> ratio(np.array([1, 0]), np.array([4, 0])).tolist()
+    [0.25, nan]
+    """
     empty = np.full(np.shape(whole), np.nan)
-    ratio: Floats = np.divide(part, whole, out=empty, where=np.asarray(whole) > 0)[()]
-    return ratio
+    quotient: Floats = np.divide(part, whole, out=empty, where=np.asarray(whole) > 0)[()]
+    return quotient
 
 
-def _mean_of_present(per_class: Floats) -> Floats:
-    """(..., n_classes) -> (...): the mean of those that are not NaN."""
+def macro_mean(per_class: Floats) -> Floats:
+    """(..., n_classes) -> (...): the mean over the classes that are not NaN; NaN if all are.
+
+    >>> float(macro_mean(np.array([1.0, 0.5, np.nan])))
+    0.75
+    """
     present = ~np.isnan(per_class)
-    return _ratio(np.where(present, per_class, 0).sum(axis=-1), present.sum(axis=-1))
+    return ratio(np.where(present, per_class, 0).sum(axis=-1), present.sum(axis=-1))

@@ -13,12 +13,15 @@ from torch import Tensor, nn
 from deepspectrumlite import __version__
 from deepspectrumlite.backbones import create_backbone
 from deepspectrumlite.config import ModelSection, Recipe, parse_recipe
+from deepspectrumlite.decisions import Decision
 from deepspectrumlite.errors import ModelError, RecipeError
 from deepspectrumlite.frontend import FrontEnd
+from deepspectrumlite.targets import Targets
 
 T = TypeVar("T")
 
 FORMAT = 1
+NUMBERS = ("linear", "ordinal")
 FILES = ("recipe.json", "labels.json", "model.safetensors")
 
 
@@ -51,7 +54,14 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 
 class Classifier(nn.Module):
-    """``(batch, num_samples)`` waveforms to ``(batch, n_labels)`` scores."""
+    """``(batch, num_samples)`` waveforms to ``(batch, n_outputs)`` scores.
+
+    ``n_outputs`` is the number of labels (or names of numbers), but 1 for output "ordinal".
+    """
+
+    thresholds: Tensor
+    offset: Tensor
+    scale: Tensor
 
     def __init__(self, recipe: Recipe, labels: Sequence[str], weights: str | None = None) -> None:
         """Build the network; ``weights`` overrides ``recipe.model.weights``."""
@@ -62,22 +72,43 @@ class Classifier(nn.Module):
         size = (recipe.frontend.image_height, recipe.frontend.image_width)
         model = recipe.model
         self.backbone = create_backbone(model.backbone, weights or model.weights, size)
-        self.head = make_head(model, self.backbone.num_features, len(self.labels))
+        self.n_outputs = 1 if model.output == "ordinal" else len(self.labels)
+        self.head = make_head(model, self.backbone.num_features, self.n_outputs)
+        if model.output == "sigmoid":
+            self.register_buffer("thresholds", torch.full((self.n_outputs,), 0.5))
+        elif model.output in NUMBERS:
+            # The network works on numbers of mean 0 and deviation 1; these make them the user's.
+            self.register_buffer("offset", torch.zeros(self.n_outputs))
+            self.register_buffer("scale", torch.ones(self.n_outputs))
 
     def forward(self, waveform: Tensor) -> Tensor:
-        """``(batch, num_samples)`` -> ``(batch, n_labels)``: probabilities, or values."""
+        """``(batch, num_samples)`` -> ``(batch, n_outputs)``: probabilities, or values."""
         return self.scores(self.logits(self.frontend(waveform)))
 
     def logits(self, image: Tensor) -> Tensor:
-        """``(batch, 3, height, width)`` -> ``(batch, n_labels)``, before softmax or sigmoid."""
+        """``(batch, 3, height, width)`` -> ``(batch, n_outputs)``, before :meth:`scores`."""
         logits: Tensor = self.head(self.backbone(image))
         return logits
 
     def scores(self, logits: Tensor) -> Tensor:
-        """``(batch, n_labels)`` -> the same, as probabilities, or values as they are."""
+        """``(batch, n_outputs)`` -> the same, as probabilities, or values in the user's unit."""
         if self.recipe.model.output == "softmax":
             return logits.softmax(dim=-1)
-        return logits.sigmoid() if self.recipe.model.output == "sigmoid" else logits
+        if self.recipe.model.output == "sigmoid":
+            return logits.sigmoid()
+        return logits * self.scale + self.offset
+
+    @property
+    def targets(self) -> Targets:
+        """How a manifest's columns become what this model is compared with."""
+        return Targets(self.recipe.model.output, self.labels, self.recipe.data)
+
+    @property
+    def decision(self) -> Decision:
+        """How this model's scores become an answer."""
+        output = self.recipe.model.output
+        thresholds = self.thresholds.tolist() if output == "sigmoid" else ()
+        return Decision(output, self.labels, thresholds, self.targets.values)
 
     def save(self, folder: Path) -> None:
         """Write ``model.safetensors``, ``recipe.json`` and ``labels.json`` into a folder."""
@@ -90,15 +121,15 @@ class Classifier(nn.Module):
         write_json(folder / "labels.json", self.labels)
 
 
-def make_head(model: ModelSection, num_features: int, n_labels: int) -> nn.Sequential:
-    """The MLP head: ``(batch, num_features)`` -> ``(batch, n_labels)``."""
+def make_head(model: ModelSection, num_features: int, n_outputs: int) -> nn.Sequential:
+    """The MLP head: ``(batch, num_features)`` -> ``(batch, n_outputs)``."""
     if model.units == 0:
-        return nn.Sequential(nn.Dropout(model.dropout), nn.Linear(num_features, n_labels))
+        return nn.Sequential(nn.Dropout(model.dropout), nn.Linear(num_features, n_outputs))
     return nn.Sequential(
         nn.Linear(num_features, model.units),
         ACTIVATIONS[model.activation](),
         nn.Dropout(model.dropout),
-        nn.Linear(model.units, n_labels),
+        nn.Linear(model.units, n_outputs),
     )
 
 
@@ -134,6 +165,13 @@ def load_model(folder: Path) -> Classifier:
             f"with {trained_labels}; restore the file as it was written"
         )
     model = Classifier(recipe, labels, weights="random")
+    try:
+        _ = model.targets.values
+    except ValueError:
+        raise ModelError(
+            f"{folder / 'recipe.json'}: data.order is {list(recipe.data.order)}, which does not "
+            f"give each of the labels {labels} a number; restore the file as it was written"
+        ) from None
     try:
         model.load_state_dict(state)
     except RuntimeError as error:

@@ -1,14 +1,15 @@
 """What learns, and how fast: frozen layers, optimiser, schedule, averaged and best weights."""
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler, OneCycleLR
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from deepspectrumlite.config import TrainSection
+from deepspectrumlite.config import Recipe, TrainSection
 from deepspectrumlite.model import Classifier
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -20,6 +21,8 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "rmsprop": torch.optim.RMSprop,
     "sgd": torch.optim.SGD,
 }
+
+LOWER_IS_BETTER = ("loss", "mae", "rmse")
 
 
 def unfreeze_last(model: Classifier, share: float) -> None:
@@ -71,20 +74,50 @@ def make_schedule(
     return ConstantLR(optimizer, factor=1.0)
 
 
-def make_average(model: Classifier, section: TrainSection) -> AveragedModel | None:
-    """A moving average of the weights, which is judged and kept instead of the last weights."""
-    if section.average_decay == 0:
-        return None
-    average = get_ema_multi_avg_fn(section.average_decay)  # type: ignore[no-untyped-call]
-    return AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+class MovingAverage:
+    """A moving average of the weights, which is judged and kept instead of the last weights.
+
+    ``average = decay * average + (1 - decay) * weights`` after each update, begun with the first;
+    BatchNorm's statistics likewise. torch's own ``AveragedModel`` visits tensors one by one, which
+    takes longer than the update itself on a GPU.
+    """
+
+    def __init__(self, model: Classifier, decay: float) -> None:
+        self.model, self.decay, self.n_updates = copy.deepcopy(model).eval(), decay, 0
+        self.model.requires_grad_(False)
+        # Listed once: finding them takes longer than averaging them.
+        self.averages, self.weights = _float_tensors(self.model), _float_tensors(model)
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take in the model's weights after an update."""
+        share = 1.0 if self.n_updates == 0 else 1 - self.decay
+        torch._foreach_lerp_(self.averages, self.weights, share)
+        self.n_updates += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that :meth:`load_state_dict` needs."""
+        return {"model": self.model.state_dict(), "n_updates": self.n_updates}
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Go on from what was saved."""
+        self.model.load_state_dict(saved["model"])
+        self.n_updates = saved["n_updates"]
+
+
+def _float_tensors(model: Classifier) -> list[Tensor]:
+    """Weights and BatchNorm's statistics; the front-end has only constants."""
+    parts = (model.backbone, model.head)
+    tensors = [tensor for part in parts for tensor in (*part.parameters(), *part.buffers())]
+    return [tensor.detach() for tensor in tensors if tensor.is_floating_point()]
 
 
 class Best:
     """The weights that are handed over, and when to stop."""
 
-    def __init__(self, section: TrainSection) -> None:
-        self.section = section
-        self.state: dict[str, Tensor] | None = None
+    def __init__(self, recipe: Recipe) -> None:
+        self.monitor, self.section = recipe.monitor, recipe.train
+        self.state: dict[str, Tensor] = {}
         self.value = -np.inf
         self.epochs_since = 0
 
@@ -94,12 +127,13 @@ class Best:
 
     def update(self, model: Classifier, scores: Mapping[str, float]) -> bool:
         """Note an epoch's devel scores; whether none before was better."""
-        monitor = self.section.monitor
-        value = scores[f"devel_{monitor}"] * (-1 if monitor == "loss" else 1)
+        value = scores[f"devel_{self.monitor}"] * (-1 if self.monitor in LOWER_IS_BETTER else 1)
+        if np.isnan(value):  # a correlation with constant predictions
+            value = -np.inf
         # Of equal epochs the later: it has learned longer.
         is_best = value >= self.value
         self.epochs_since = 0 if value > self.value else self.epochs_since + 1
-        self.value = max(value, self.value)
+        self.value = float(max(value, self.value))
         if is_best or self.section.keep == "last":
             self.state = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
         return bool(is_best)
@@ -111,5 +145,14 @@ class Best:
 
     def restore(self, model: Classifier) -> None:
         """Give the model the weights that were kept."""
-        if self.state is not None:
+        if self.state:
             model.load_state_dict(self.state)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that :meth:`load_state_dict` needs."""
+        return {"state": self.state, "value": self.value, "epochs_since": self.epochs_since}
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Go on from what was saved."""
+        self.state = saved["state"]
+        self.value, self.epochs_since = saved["value"], saved["epochs_since"]

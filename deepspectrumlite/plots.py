@@ -52,6 +52,34 @@ def plot_history(history: Sequence[dict[str, Any]], path: str | Path, *, monitor
     _save(history_figure(history, monitor=monitor), path)
 
 
+def plot_numbers(
+    truth: npt.NDArray[Any],
+    predicted: npt.NDArray[Any],
+    names: Sequence[str],
+    path: str | Path,
+    *,
+    title: str = "",
+) -> None:
+    """Write predicted against true numbers, (n, n_targets) each, as a PNG.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+        OSError: path cannot be written.
+    """
+    figure = _new_figure((4 * len(names), 4))
+    figure.set_layout_engine("constrained")
+    for i, axes in enumerate(np.atleast_1d(figure.subplots(1, len(names)))):
+        ends = [min(truth[:, i].min(), predicted[:, i].min())]
+        ends.append(max(truth[:, i].max(), predicted[:, i].max()))
+        axes.plot(ends, ends, color="0.6", lw=1, zorder=0)
+        axes.plot(truth[:, i], predicted[:, i], "o", ms=4, alpha=0.5)
+        axes.set(xlabel="True", ylabel="Predicted", aspect="equal")
+        axes.set_title(names[i], parse_math=False)
+    if title:
+        figure.suptitle(title, parse_math=False)
+    _save(figure, path)
+
+
 def confusion_figure(matrix: npt.NDArray[Any], labels: Sequence[str], *, title: str = "") -> Figure:
     """The confusion matrix: counts and, where there is room, percentages of the true label."""
     matrix = np.asarray(matrix)
@@ -87,19 +115,23 @@ def history_figure(history: Sequence[dict[str, Any]], *, monitor: str) -> Figure
     """
     monitor = "devel_" + monitor.removeprefix("devel_")
     keys = list(dict.fromkeys(key for entry in history for key in entry))
-    metrics = [key for key in keys if key.startswith("devel_") and key != "devel_loss"]
-    if monitor not in [*metrics, "devel_loss"]:
+    # Errors have a unit; the other metrics end at 1.
+    errors = ["devel_loss", "devel_mae", "devel_rmse"]
+    metrics = [key for key in keys if key.startswith("devel_") and key not in errors]
+    errors = [key for key in errors if key in keys]
+    if monitor not in [*metrics, *errors]:
         raise ValueError(
             f"monitor {monitor!r} is not in the history of {len(history)} epochs; "
-            f"it must be one of {[*metrics, 'devel_loss']}"
+            f"it must be one of {[*metrics, *errors]}"
         )
     figure = _new_figure((10, 4))
     figure.set_layout_engine("constrained")
     left, right = figure.subplots(1, 2)
-    _draw_curves(left, history, ["train_loss", "devel_loss"], monitor)
+    _draw_curves(left, history, ["train_loss", *errors], monitor)
     _draw_curves(right, history, metrics, monitor)
     left.set_ylabel("Loss")
-    right.set(ylabel="Devel metric", ylim=(0, 1.02))
+    lowest = min((entry[key] for entry in history for key in metrics if entry.get(key)), default=0)
+    right.set(ylabel="Devel metric", ylim=(min(0, lowest), 1.02))
     for axes in (left, right):
         _mark_phases(axes, history)
         _finish_epochs(axes, history)
@@ -167,7 +199,7 @@ def _draw_curves(
         values = np.array([entry.get(key) for entry in history], dtype=float)
         bold = key == monitor
         width, order = (2.8, 3.0) if bold else (1.2, 2.0)
-        name = key.replace("_", " ").replace("uar", "UAR").replace("f1", "F1")
+        name = key.replace("_", " ").replace("uar", "UAR").replace("f1", "F1").replace("ccc", "CCC")
         axes.plot(epochs, values, marker="o", ms=2 + width, lw=width, zorder=order, label=name)
         best = [i for i, entry in enumerate(history) if entry.get("best")]
         if bold and best:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from deepspectrumlite.audio import audio_info, stream_segments
+from deepspectrumlite.decisions import Decision
 from deepspectrumlite.errors import AudioError
 from deepspectrumlite.evaluate import Progress, silent
 from deepspectrumlite.manifest import find_audio
@@ -21,43 +22,44 @@ from deepspectrumlite.model import Classifier
 class Prediction:
     """What a model hears in one recording.
 
-    ``scores`` is the mean over the segments: (n_labels,). ``segment_scores`` is
-    (n_segments, n_labels), ``segment_starts`` and ``segment_ends`` (n_segments,) in seconds; the
-    last segment ends with the recording, though the model saw it filled up.
+    ``segment_scores`` is (n_segments, n_outputs), ``segment_starts`` and ``segment_ends``
+    (n_segments,) in seconds; the last segment ends with the recording, though the model saw it
+    filled up. ``decision`` says what the scores mean.
     """
 
     path: Path
-    labels: list[str]
+    decision: Decision
     segment_starts: np.ndarray = field(repr=False)
     segment_ends: np.ndarray = field(repr=False)
     segment_scores: np.ndarray = field(repr=False)
 
     @property
     def scores(self) -> np.ndarray:
-        """Mean over the segments: (n_labels,)."""
+        """Mean over the segments: (n_outputs,)."""
         mean: np.ndarray = self.segment_scores.mean(axis=0)
         return mean
 
     @property
+    def labels(self) -> list[str]:
+        """The labels that are recognised: one, or for "sigmoid" any number; none for "linear"."""
+        return self.decision.answer(self.scores)
+
+    @property
     def label(self) -> str:
-        """The label with the highest score."""
-        return self.labels[int(self.scores.argmax())]
+        """The same as one text."""
+        return ", ".join(self.labels)
 
     def to_json(self, *, segments: bool = False) -> dict[str, Any]:
-        """A row for JSON: path, label, scores by label, and the segments where wanted."""
-        row = {"path": str(self.path)} | self._describe(self.scores)
+        """A row for JSON: path, what is recognised, all scores, and the segments where wanted."""
+        row = {"path": str(self.path)} | self.decision.describe(self.scores)
         if segments:
             row["segments"] = [
-                {"start": float(start), "end": float(end)} | self._describe(scores)
+                {"start": float(start), "end": float(end)} | self.decision.describe(scores)
                 for start, end, scores in zip(
                     self.segment_starts, self.segment_ends, self.segment_scores, strict=True
                 )
             ]
         return row
-
-    def _describe(self, scores: np.ndarray) -> dict[str, Any]:
-        named = {name: float(score) for name, score in zip(self.labels, scores, strict=True)}
-        return {"label": self.labels[int(scores.argmax())], "scores": named}
 
 
 @torch.inference_mode()
@@ -88,7 +90,7 @@ def predict_file(
     ends = np.array(starts) + data.segment_seconds
     # The length in a header can be an estimate: no segment ends before it starts.
     ends = np.maximum(np.minimum(ends, duration), starts)
-    return Prediction(path, model.labels, np.array(starts), ends, np.concatenate(scores))
+    return Prediction(path, model.decision, np.array(starts), ends, np.concatenate(scores))
 
 
 def find_recordings(patterns: Iterable[str]) -> list[Path]:

@@ -1,8 +1,10 @@
 """Run folders: from a manifest to a trained model with everything that made it, and its scores.
 
-A run folder holds ``model/`` (weights, recipe, labels), ``manifest.csv`` with the splits that were
-used, ``skipped.csv`` if recordings were skipped, ``history.jsonl``, ``curves.png``, and after an
-evaluation a folder per split: ``scores.json``, ``predictions.csv``, ``confusion.png``.
+A run folder holds ``run.json`` (what was asked for), ``manifest.csv`` with the splits that were
+used, ``skipped.csv`` if recordings were skipped, ``history.jsonl``, ``curves.png``, ``model/``
+(weights, recipe, labels), and after an evaluation a folder per split: ``scores.json``,
+``predictions.csv``, and pictures. While training goes on, ``checkpoint.pt`` holds all that
+:func:`resume_run` needs.
 """
 
 import json
@@ -16,16 +18,28 @@ import numpy as np
 import pandas as pd
 import torch
 
-from deepspectrumlite.config import DataSection, Recipe
+from deepspectrumlite import __version__
+from deepspectrumlite.checkpoint import write_atomically
+from deepspectrumlite.config import DataSection, Recipe, parse_recipe
 from deepspectrumlite.data import Segments, scan
 from deepspectrumlite.errors import ManifestError, TrainingError
-from deepspectrumlite.evaluate import Progress, evaluate_model, silent
+from deepspectrumlite.evaluate import Progress, evaluate_model, set_thresholds, silent
 from deepspectrumlite.manifest import load_manifest, write_manifest
 from deepspectrumlite.metrics import RESAMPLES
-from deepspectrumlite.model import Classifier, load_model, write_json
-from deepspectrumlite.plots import plot_confusion, plot_history
-from deepspectrumlite.splits import check_splits, make_splits, require_splits
+from deepspectrumlite.model import FORMAT, NUMBERS, Classifier, load_model, write_json
+from deepspectrumlite.plots import plot_confusion, plot_history, plot_numbers
+from deepspectrumlite.processes import Processes
+from deepspectrumlite.splits import make_splits, require_splits
+from deepspectrumlite.targets import (
+    Targets,
+    check_enough_labels,
+    check_labelled_splits,
+    find_targets,
+    load_labelled,
+)
 from deepspectrumlite.train import Record, fit
+
+PLAN, CHECKPOINT = "run.json", "checkpoint.pt"
 
 
 @dataclass(frozen=True)
@@ -76,48 +90,108 @@ def train_run(
         the trained model, in evaluation mode, and how many recordings it did not learn from
 
     Raises:
-        TrainingError: the folder is taken, or the recipe asks for what cannot be trained
+        TrainingError: the folder is taken or cannot be written, or training fails
         ManifestError: the manifest is inconsistent
         AudioError: a recording is bad, without ``options.skip_bad``
+        Interrupted: Ctrl-C; :func:`resume_run` goes on
     """
-    if recipe.model.output != "softmax":
+    processes = Processes(choose_device(options.device))
+
+    def prepare() -> None:
+        data, output = recipe.data, recipe.model.output
+        given = load_labelled(manifest, data, output)
+        table = with_splits(given, recipe, options)
+        _check_folder(out, options.overwrite)
+        scanned, skipped = scan_split(table, data, options, progress)
+        # Again: without the bad recordings a label or a split may be gone.
+        targets = _check(scanned, recipe, options)
+        Classifier(recipe, targets.labels)  # refuses what cannot be built
+        # Only now: what fails before leaves everything as it was.
+        _make_folder(out)
+        _write_skipped(skipped, out)
+        write_manifest(scanned, out / "manifest.csv")
+        drew = "split" not in given or set(given["split"]) != set(table["split"])
+        # At last: a folder with this file can go on from wherever it was stopped.
+        plan = {"recipe": recipe.model_dump(mode="json"), "labels": targets.labels}
+        _write_plan(plan | {"skipped": len(skipped), "drew_splits": drew}, out)
+
+    processes.on_main(prepare)
+    return _train(out, processes, progress, on_epoch)
+
+
+def resume_run(
+    out: Path,
+    options: Options = Options(),
+    *,
+    progress: Progress = silent,
+    on_epoch: Callable[[Record], None] = lambda record: None,
+) -> Trained | None:
+    """Go on with a run that was stopped, from its last checkpoint; None where it is finished.
+
+    On the CPU it ends with the same weights and history, bit by bit (but for the seconds), as if it
+    had never stopped.
+
+    Args:
+        out: the run folder
+        options: for the device
+        progress: told of every batch
+        on_epoch: told of every epoch from here on
+
+    Raises:
+        TrainingError: no run there that could go on, or training fails
+        AudioError: a recording cannot be read any more
+        Interrupted: Ctrl-C
+    """
+    if not (out / PLAN).is_file():
         raise TrainingError(
-            f'model.output is "{recipe.model.output}", for which there is no training yet; '
-            'allowed: "softmax"'
+            f"{out}: no run to go on with; allowed: the folder of a run that has read its "
+            "recordings; start it anew with: deepspectrumlite train RECIPE --data MANIFEST "
+            f"--out {out}"
         )
-    device = choose_device(options.device)
-    given = load_manifest(manifest)
-    table = with_splits(given, recipe, options)
-    _check_folder(out, options.overwrite)
-    scanned, skipped = scan_split(table, recipe.data, options, progress)
-    check_splits(scanned, allow_group_overlap=options.allow_group_overlap)
-    require_splits(scanned, ["train", "devel"])
-    labels = sorted(scanned["label"].unique())
-    if len(labels) < 2:
-        raise TrainingError(f"{manifest}: only the label {labels[0]!r}; at least two are needed")
+    if (out / "model" / "model.safetensors").is_file() and not (out / CHECKPOINT).is_file():
+        return None
+    return _train(out, Processes(choose_device(options.device)), progress, on_epoch)
+
+
+def _train(
+    out: Path,
+    processes: Processes,
+    progress: Progress,
+    on_epoch: Callable[[Record], None],
+) -> Trained:
+    """Train what a prepared run folder asks for, from its checkpoint if there is one."""
+    plan = _read_plan(out)
+    recipe = parse_recipe(plan["recipe"], str(out / PLAN))
     torch.manual_seed(recipe.train.seed)
-    model = Classifier(recipe, labels)
-    # Only now: what fails before leaves everything as it was.
-    _make_folder(out)
-    _write_skipped(skipped, out)
-    write_manifest(scanned, out / "manifest.csv")
-    train, devel = (Segments(_rows(scanned, s), recipe.data, labels) for s in ("train", "devel"))
+    model = Classifier(recipe, plan["labels"])
+    scanned = read_scanned(out / "manifest.csv", recipe)
+    train, devel = (_segments(_rows(scanned, split), model) for split in ("train", "devel"))
+    recorder = Recorder(out, recipe, on_epoch) if processes.is_main else None
     history = fit(
         model,
         train,
         devel,
-        device=device,
+        processes=processes,
+        checkpoint=out / CHECKPOINT,
         progress=progress,
-        on_epoch=_recorder(out, recipe, on_epoch),
+        on_epoch=recorder or (lambda record: None),
     )
-    model.save(out / "model")
-    if history:
-        plot_history(history, out / "curves.png", monitor=recipe.train.monitor)
+    if recipe.model.output == "sigmoid":
+        set_thresholds(model, devel, processes)
+
+    def finish() -> None:
+        _write_history(history, out)
+        if history:
+            plot_history(history, out / "curves.png", monitor=recipe.monitor)
+        model.save(out / "model")
+        (out / CHECKPOINT).unlink(missing_ok=True)
+
+    processes.on_main(finish)
     return Trained(
         model,
-        skipped=len(skipped),
+        skipped=plan["skipped"],
         dropped=train.dropped + devel.dropped,
-        drew_splits="split" not in given or set(given["split"]) != set(table["split"]),
+        drew_splits=plan["drew_splits"],
     )
 
 
@@ -151,13 +225,14 @@ def evaluate_run(
         AudioError: a recording is bad, without ``options.skip_bad``
     """
     model = load_model(folder)
-    table = load_manifest(manifest or used_manifest(folder))
+    data, output = model.recipe.data, model.recipe.model.output
+    table = load_labelled(manifest or used_manifest(folder), data, output)
     if split != "all":
         _check_has_splits(table, folder)
         require_splits(table, [split])
         table = _rows(table, split)
     out = out or folder / split
-    scanned, skipped = scan_split(table, model.recipe.data, options, progress)
+    scanned, skipped = scan_split(table, data, options, progress)
     out.mkdir(parents=True, exist_ok=True)
     _write_skipped(skipped, out)
     report, predictions = evaluate_model(
@@ -175,23 +250,57 @@ def evaluate_run(
     }
     write_json(out / "scores.json", report)
     predictions.to_csv(out / "predictions.csv", index=False)
-    matrix = np.array(report["files"]["confusion"])
-    plot_confusion(matrix, model.labels, out / "confusion.png", title=f"{split}, files")
+    _plot(report, predictions, model, out)
     return report, out
+
+
+def _plot(report: dict[str, Any], predictions: pd.DataFrame, model: Classifier, out: Path) -> None:
+    """The confusion matrix where there are classes, and truth against prediction of numbers."""
+    output, title = model.recipe.model.output, f"{report['split']}, files"
+    if output in ("softmax", "ordinal"):
+        files = report["files"]
+        matrix = np.array(files.get("classes", files)["confusion"])
+        plot_confusion(matrix, model.labels, out / "confusion.png", title=title)
+    if output in NUMBERS:
+        truth = model.targets.encode(predictions)
+        names = model.decision.columns
+        predicted = predictions[[f"predicted_{name}" for name in names]].to_numpy()
+        plot_numbers(truth, predicted, names, out / "numbers.png", title=title)
 
 
 def with_splits(table: pd.DataFrame, recipe: Recipe, options: Options) -> pd.DataFrame:
     """The table with train and devel in it, made where they are missing, and checked."""
     data = recipe.data
-    table = make_splits(
-        table,
+    targets = find_targets(table, data, recipe.model.output)
+    check_enough_labels(table, targets)
+    drawn = make_splits(
+        table.assign(label=targets.strata(table)),
         devel_share=data.devel_share,
         test_share=data.test_share,
         seed=recipe.train.seed,
     )
-    require_splits(table, ["train", "devel"])
-    check_splits(table, allow_group_overlap=options.allow_group_overlap)
+    table = table.assign(split=drawn["split"])
+    _check(table, recipe, options)
     return table
+
+
+def _check(table: pd.DataFrame, recipe: Recipe, options: Options) -> Targets:
+    """Refuse a table that one cannot train on."""
+    require_splits(table, ["train", "devel"])
+    targets = find_targets(table, recipe.data, recipe.model.output)
+    check_enough_labels(table, targets)
+    check_labelled_splits(table, targets, allow_group_overlap=options.allow_group_overlap)
+    return targets
+
+
+def read_scanned(manifest: Path, recipe: Recipe) -> pd.DataFrame:
+    """A run's own manifest, with what decoding the recordings told."""
+    table = load_labelled(manifest, recipe.data, recipe.model.output)
+    return table.assign(duration=table["duration"].astype(float))
+
+
+def _segments(rows: pd.DataFrame, model: Classifier) -> Segments:
+    return Segments(rows, model.recipe.data, model.targets.encode(rows))
 
 
 def scan_split(
@@ -249,10 +358,39 @@ def _check_folder(out: Path, overwrite: bool) -> None:
 
 
 def _make_folder(out: Path) -> None:
-    if out.is_dir() and any(out.iterdir()):
-        shutil.rmtree(out)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "history.jsonl").touch()  # marks a run folder from the start
+    try:
+        if out.is_dir() and any(out.iterdir()):
+            shutil.rmtree(out)
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "history.jsonl").touch()  # marks a run folder from the start
+    except OSError as error:
+        raise TrainingError(
+            f"{out}: cannot be written ({error.strerror}); choose another --out, or mend the "
+            "permissions"
+        ) from None
+
+
+def _write_plan(plan: dict[str, Any], out: Path) -> None:
+    text = json.dumps({"format": FORMAT, "version": __version__} | plan, indent=2)
+    write_atomically(out / PLAN, lambda file: file.write(text.encode()))
+
+
+def _read_plan(out: Path) -> dict[str, Any]:
+    path = out / PLAN
+    try:
+        plan: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        missing = {"format", "recipe", "labels", "skipped", "drew_splits"} - set(plan)
+    except (OSError, ValueError, TypeError) as error:
+        raise TrainingError(f"{path}: broken ({error}); start the run anew") from None
+    if not isinstance(plan, dict) or missing:
+        raise TrainingError(f"{path}: broken (no {', '.join(sorted(missing))}); start the run anew")
+    if plan["format"] > FORMAT:
+        raise TrainingError(
+            f"{path}: written by deepspectrumlite {plan.get('version')} in format "
+            f"{plan['format']}; this is {__version__}, which reads up to format {FORMAT}, so "
+            "upgrade the package"
+        )
+    return plan
 
 
 def _write_skipped(skipped: pd.DataFrame, out: Path) -> None:
@@ -262,28 +400,38 @@ def _write_skipped(skipped: pd.DataFrame, out: Path) -> None:
         skipped.to_csv(listing, index=False)
 
 
-def _recorder(
-    out: Path, recipe: Recipe, on_epoch: Callable[[Record], None]
-) -> Callable[[Record], None]:
-    """Write each epoch down as soon as it ends."""
-    history = out / "history.jsonl"
-    writer = None
-    if recipe.train.tensorboard:
-        from torch.utils.tensorboard import SummaryWriter
+class Recorder:
+    """Writes each epoch down as soon as it ends, and tells the user."""
 
-        writer = SummaryWriter(out / "tensorboard")
+    def __init__(self, out: Path, recipe: Recipe, on_epoch: Callable[[Record], None]) -> None:
+        self.history, self.on_epoch, self.writer = out / "history.jsonl", on_epoch, None
+        if recipe.train.tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
 
-    def record_epoch(record: Record) -> None:
-        with history.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-        if writer is not None:
+            self.writer = SummaryWriter(out / "tensorboard")
+
+    def __call__(self, record: Record) -> None:
+        """Note an epoch."""
+        try:
+            with self.history.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise TrainingError(
+                f"{self.history}: cannot be written ({error.strerror}); make room, then go on "
+                f"with: deepspectrumlite train --resume {self.history.parent}"
+            ) from error
+        if self.writer is not None:
             for name, value in record.items():
                 if isinstance(value, float):
-                    writer.add_scalar(name, value, record["epoch"])
-            writer.flush()
-        on_epoch(record)
+                    self.writer.add_scalar(name, value, record["epoch"])
+            self.writer.flush()
+        self.on_epoch(record)
 
-    return record_epoch
+
+def _write_history(history: list[Record], out: Path) -> None:
+    """All of it anew: a killed run may have noted an epoch that its checkpoint does not know."""
+    lines = "".join(json.dumps(record) + "\n" for record in history)
+    write_atomically(out / "history.jsonl", lambda file: file.write(lines.encode()))
 
 
 def _check_has_splits(table: pd.DataFrame, folder: Path) -> None:
@@ -303,7 +451,7 @@ def _count_seen(scanned: pd.DataFrame, folder: Path) -> int | None:
     used = used_manifest(folder)
     if not used.is_file():
         return None
-    trained = load_manifest(used)
+    trained = load_manifest(used, need_labels=False)
     digests = trained.loc[trained["split"] == "train", "digest"]
     return int(scanned["digest"].isin(digests).sum())
 

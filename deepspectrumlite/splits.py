@@ -51,7 +51,7 @@ def check_splits(table: pd.DataFrame, *, allow_group_overlap: bool = False) -> N
 
 
 def _check_groups(table: pd.DataFrame) -> None:
-    pairs = pd.DataFrame({"unit": _units(table), "split": table["split"]}).drop_duplicates()
+    pairs = pd.DataFrame({"unit": find_units(table), "split": table["split"]}).drop_duplicates()
     clashes = pairs[pairs.duplicated("unit", keep=False)]
     if len(clashes):
         unit = clashes["unit"].iloc[0]
@@ -107,7 +107,7 @@ def _take_devel(table: pd.DataFrame, share: float, seed: int) -> pd.DataFrame:
     return table.assign(split=split)
 
 
-def _units(table: pd.DataFrame) -> "pd.Series[str]":
+def find_units(table: pd.DataFrame) -> "pd.Series[str]":
     """What must stay in one split: the group, or where there is none, the file."""
     if "group" not in table:
         return table["path"]
@@ -115,7 +115,7 @@ def _units(table: pd.DataFrame) -> "pd.Series[str]":
 
 
 def _check_enough(table: pd.DataFrame, splits: int) -> None:
-    units = _units(table)
+    units = find_units(table)
     grouped = "group" in table and bool((table["group"] != "").any())
     what = "groups" if grouped else "recordings"
     advice = f"add {what}, or give the splits yourself in a column split"
@@ -140,7 +140,7 @@ def _draw(table: pd.DataFrame, share: float, seed: int) -> npt.NDArray[np.bool_]
     groups that mix classes. scikit-learn's stratified splitters cannot serve here: they refuse
     classes that are smaller than the number of folds, or leave them out of the split.
     """
-    units = _units(table)
+    units = find_units(table)
     counts = pd.crosstab(units, table["label"])  # sorted: the order of the rows is of no effect
     single = bool((counts.sum(axis=1) == 1).all())
     classes = counts.to_numpy().argmax(axis=1)

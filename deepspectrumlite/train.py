@@ -5,43 +5,47 @@
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
-from torch.utils.data import DataLoader, WeightedRandomSampler
+from torch.utils.data import DataLoader, Sampler
 
-from deepspectrumlite.augment import augment_images, augment_waveforms
-from deepspectrumlite.config import TrainSection
+from deepspectrumlite.augment import Augmentation
+from deepspectrumlite.checkpoint import Signals, held_back, load_checkpoint, save_checkpoint
+from deepspectrumlite.config import Recipe
 from deepspectrumlite.data import Segments
-from deepspectrumlite.errors import TrainingError
-from deepspectrumlite.evaluate import Progress, average_files, make_loader, score_segments, silent
-from deepspectrumlite.metrics import accuracy, confusion_matrix, macro_f1, uar
-from deepspectrumlite.model import Classifier
-from deepspectrumlite.optim import (
-    Best,
-    make_average,
-    make_optimizer,
-    make_schedule,
-    set_training_mode,
-    unfreeze_last,
-)
+from deepspectrumlite.errors import Interrupted, TrainingError
+from deepspectrumlite.evaluate import Progress, devel_scores, make_loader, silent
+from deepspectrumlite.learner import Learner, Phase
+from deepspectrumlite.losses import sampling_weights
+from deepspectrumlite.model import NUMBERS, Classifier
+from deepspectrumlite.optim import Best, set_training_mode
+from deepspectrumlite.processes import Processes
 
 Record = dict[str, Any]
 """One epoch's line in the history."""
 
 
-@dataclass(frozen=True)
-class Phase:
-    """One stretch of training with its own rate and its own share of the backbone."""
+@dataclass
+class State:
+    """Where training stands; a checkpoint holds this, the learner's state, and the best weights.
 
-    name: str
-    epochs: int
-    learning_rate: float
-    share: float
+    ``epoch`` and ``step`` are those that are done, in the phase and in the epoch. ``rate`` (with
+    which it began), ``losses`` and ``seconds`` belong to the epoch that is under way.
+    """
+
+    phase: int = 0
+    epoch: int = 0
+    step: int = 0
+    rate: float = 0.0
+    losses: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+    history: list[Record] = field(default_factory=list)
 
 
 def fit(
@@ -49,7 +53,8 @@ def fit(
     train: Segments,
     devel: Segments,
     *,
-    device: torch.device,
+    processes: Processes,
+    checkpoint: Path | None = None,
     progress: Progress = silent,
     on_epoch: Callable[[Record], None] = lambda record: None,
 ) -> list[Record]:
@@ -59,7 +64,9 @@ def fit(
         model: as built from its recipe, whose ``[train]`` and ``[augment]`` sections are used
         train: segments to learn from
         devel: segments that choose the best epoch
-        device: where to compute
+        processes: where to compute
+        checkpoint: the file to save to, after every epoch and every so many minutes. Where it
+            exists, training goes on from it, and ends as if it had never stopped
         progress: told of every batch
         on_epoch: told of every epoch, as soon as it ends
 
@@ -67,135 +74,226 @@ def fit(
         the history: a record per epoch
 
     Raises:
-        TrainingError: the loss is no longer finite
+        TrainingError: the loss is no longer finite, or the checkpoint cannot be written
+        Interrupted: Ctrl-C; the checkpoint is written
     """
-    section = model.recipe.train
-    model.to(device)
-    model.backbone.to(memory_format=torch.channels_last)
-    phases = (
-        Phase("head", section.head_epochs, section.head_learning_rate, 0.0),
-        Phase("fine_tune", section.epochs, section.learning_rate, section.fine_tune_share),
-    )
-    history: list[Record] = []
-    best = Best(section)
-    for phase in phases:
-        if phase.epochs:
-            for record in run_phase(model, phase, train, devel, best, device, progress):
-                history.append({"epoch": len(history) + 1, **record})
-                on_epoch(history[-1])
-    best.restore(model)
+    run = Run(model, train, devel, processes, checkpoint, progress)
+    saved = load_checkpoint(checkpoint, processes.device) if checkpoint else None
+    if saved is not None:
+        with _fitting(checkpoint):
+            run.state = State(**saved["state"])
+            run.best.load_state_dict(saved["best"])
+    with held_back() as signals:
+        while run.state.phase < len(run.phases):
+            learner = run.new_learner()
+            if saved is not None:
+                with _fitting(checkpoint):
+                    learner.load_state_dict(saved["learner"])
+                saved = None
+            for record in run_phase(run, learner, signals):
+                on_epoch(record)
+            run.state.phase, run.state.epoch = run.state.phase + 1, 0
+            run.best.new_phase()
+    run.best.restore(model)
     model.eval()
-    return history
+    return run.state.history
 
 
-def run_phase(
-    model: Classifier,
-    phase: Phase,
-    train: Segments,
-    devel: Segments,
-    best: Best,
-    device: torch.device,
-    progress: Progress,
-) -> Iterator[Record]:
-    """Train for the epochs of one phase, yielding a record after each."""
-    section = model.recipe.train
-    # The phases draw apart, so that a change of the first leaves the second's batches alone.
-    generator = torch.Generator().manual_seed(section.seed * 2 + (phase.name == "fine_tune"))
-    loader = make_train_loader(train, section, generator)
-    unfreeze_last(model, phase.share)
-    learning = [p for p in model.parameters() if p.requires_grad]
-    optimizer = make_optimizer(learning, section, phase.learning_rate)
-    schedule = make_schedule(optimizer, section, phase.learning_rate, phase.epochs * len(loader))
-    averaged = make_average(model, section)
-    weights = class_weights(train, len(model.labels), section).to(device)
-    best.new_phase()
-    for epoch in range(1, phase.epochs + 1):
-        started, losses = time.perf_counter(), []
-        rate = optimizer.param_groups[0]["lr"]
-        set_training_mode(model, section)
-        for step, (waveform, label, _) in enumerate(loader, 1):
-            loss = batch_loss(model, waveform.to(device), label.to(device), weights, generator)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            schedule.step()
-            if averaged is not None:
-                averaged.update_parameters(model)
-            losses.append(loss.item())
-            progress(f"{phase.name} epoch {epoch}/{phase.epochs}", step, len(loader))
-        judged = model if averaged is None else averaged.module
-        assert isinstance(judged, Classifier)
-        scores = devel_scores(judged, devel, device)
-        # The devel loss too: the last step may spoil the weights after the last training loss.
-        _check_finite([*losses, scores["devel_loss"]], epoch, phase)
-        yield {
-            "phase": phase.name,
-            "learning_rate": rate,
-            "train_loss": float(np.mean(losses)),
-            **scores,
-            "best": best.update(judged, scores),
-            "seconds": time.perf_counter() - started,
-        }
-        if best.ran_out_of_patience:
+class Run:
+    """What stays the same through training, and the state, which does not."""
+
+    def __init__(
+        self,
+        model: Classifier,
+        train: Segments,
+        devel: Segments,
+        processes: Processes,
+        checkpoint: Path | None,
+        progress: Progress,
+    ) -> None:
+        recipe, section = model.recipe, model.recipe.train
+        processes.check_batch_size(section.batch_size, section.accumulate)
+        self.model, self.devel, self.processes = model, devel, processes
+        self.checkpoint, self.progress = checkpoint, progress
+        self.target = train.target[train.file_index]
+        model.to(processes.device)
+        model.backbone.to(memory_format=torch.channels_last)
+        if recipe.model.output in NUMBERS:
+            _set_unit(model, self.target)
+        self.augmentation = Augmentation(recipe.augment, recipe.data).to(processes.device)
+        self.batches = Batches(self.target, recipe, processes)
+        self.loader: DataLoader[Any] = make_loader(train, section, batch_sampler=self.batches)
+        self.phases = (
+            Phase("head", section.head_epochs, section.head_learning_rate, 0.0),
+            Phase("fine_tune", section.epochs, section.learning_rate, section.fine_tune_share),
+        )
+        self.best, self.state = Best(recipe), State()
+
+    def new_learner(self) -> Learner:
+        """For the phase that the state says."""
+        return Learner(
+            self.model,
+            self.phases[self.state.phase],
+            self.target,
+            len(self.batches),
+            self.augmentation,
+            self.processes,
+        )
+
+    def save(self, learner: Learner) -> None:
+        """Write the checkpoint, in the main process."""
+        if self.checkpoint is None:
             return
+        state = {
+            "state": asdict(self.state),
+            "learner": learner.state_dict(),
+            "best": self.best.state_dict(),
+        }
+        path = self.checkpoint
+        self.processes.on_main(lambda: save_checkpoint(path, state))
 
 
-def batch_loss(
-    model: Classifier, waveform: Tensor, label: Tensor, weights: Tensor, generator: torch.Generator
-) -> Tensor:
-    """Augment a batch, run the network, and compare.
+def run_phase(run: Run, learner: Learner, signals: Signals) -> Iterator[Record]:
+    """Train for what is left of a phase, yielding a record after each epoch."""
+    state = run.state
+    phase = run.phases[state.phase]
+    while state.epoch < phase.epochs and not run.best.ran_out_of_patience:
+        if state.step == 0:
+            state.rate = learner.optimizer.param_groups[0]["lr"]
+        run_epoch(run, learner, signals)
+        started = time.perf_counter()
+        run.processes.share_buffers(learner.judged)
+        scores = devel_scores(learner.judged, run.devel, run.processes)
+        # The devel loss too: the last step may spoil the weights after the last training loss.
+        _check_finite([*state.losses, scores["devel_loss"]], state.epoch + 1, phase)
+        record = {
+            "epoch": len(state.history) + 1,
+            "phase": phase.name,
+            "learning_rate": state.rate,
+            "train_loss": float(np.mean(state.losses)),
+            **{name: None if np.isnan(value) else value for name, value in scores.items()},
+            "best": run.best.update(learner.judged, scores),
+            "seconds": state.seconds + time.perf_counter() - started,
+        }
+        state.history.append(record)
+        state.epoch, state.step, state.losses, state.seconds = state.epoch + 1, 0, [], 0.0
+        run.save(learner)
+        yield record
+        if run.processes.any(signals.stop)[0]:
+            raise _interrupted(run)
 
-    Args:
-        model: in training mode
-        waveform: (batch, num_samples)
-        label: (batch,) indices into the model's labels
-        weights: (n_labels,), of the labels in the loss
-        generator: of the augmentation
+
+def run_epoch(run: Run, learner: Learner, signals: Signals) -> None:
+    """Train on what is left of an epoch; a checkpoint is due now and then."""
+    state, section = run.state, run.model.recipe.train
+    phase, device = run.phases[state.phase], run.processes.device
+    what = f"{phase.name} epoch {state.epoch + 1}/{phase.epochs}"
+    run.batches.begin(state.phase, state.epoch, state.step)
+    set_training_mode(run.model, section)
+    losses: list[Tensor] = []
+    started = saved_at = time.perf_counter()
+    for waveform, target, index in run.loader:
+        seed = draw_seed(section.seed, state.phase, state.epoch, state.step, run.processes.rank)
+        batch = (part.to(device, non_blocking=True) for part in (waveform, target, index))
+        losses.append(learner.update(*batch, seed=seed))
+        state.step += 1
+        run.progress(what, state.step, len(run.batches))
+        due = time.perf_counter() - saved_at > 60 * section.checkpoint_minutes
+        stop, due = run.processes.any(signals.stop, due)
+        if (stop or due) and state.step < len(run.batches):
+            saved_at = time.perf_counter()
+            _note(run, losses, saved_at - started)
+            losses, started = [], saved_at
+            run.save(learner)
+            if stop:
+                raise _interrupted(run)
+    _note(run, losses, time.perf_counter() - started)
+
+
+def _note(run: Run, losses: list[Tensor], seconds: float) -> None:
+    run.state.seconds += seconds
+    if losses:
+        # Once for many batches: it waits for the device. The mean over the processes' parts.
+        everyones = run.processes.gather_rows(torch.stack(losses))
+        run.state.losses += everyones.mean(dim=0).tolist()
+
+
+class Batches(Sampler[list[int]]):
+    """The batches of an epoch, of segment indices; the same however many processes share them.
+
+    With ``balance = "sampler"`` every class is drawn equally often, with replacement; else each
+    segment comes once. Everything depends on the recipe's seed and the epoch alone.
     """
-    augment = model.recipe.augment
-    target = functional.one_hot(label, len(model.labels)).float()
-    waveform, target = augment_waveforms(waveform, target, augment, generator)
-    image = augment_images(model.frontend(waveform), augment, generator)
-    logits = model.logits(image)
-    smoothing = model.recipe.train.label_smoothing
-    return functional.cross_entropy(logits, target, weights, label_smoothing=smoothing)
+
+    def __init__(self, target: np.ndarray, recipe: Recipe, processes: Processes) -> None:
+        self.n, self.section, self.processes = len(target), recipe.train, processes
+        weights = sampling_weights(target, recipe)
+        self.weights = None if weights is None else weights / weights.sum()
+        self.begin(0, 0, 0)
+
+    def begin(self, phase: int, epoch: int, step: int) -> None:
+        """Go to an epoch, and there to the first batch that is not done yet."""
+        self.phase, self.epoch, self.step = phase, epoch, step
+
+    def __len__(self) -> int:
+        """Batches in a whole epoch."""
+        return max(1, self.n // self.section.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """This process's part of each batch that is left."""
+        rng = np.random.default_rng((self.section.seed, self.phase, self.epoch))
+        size, count = self.section.batch_size, self.processes.count
+        if self.weights is None:
+            order = rng.permutation(self.n)
+        else:
+            order = rng.choice(self.n, self.n, p=self.weights)
+        for step in range(self.step, len(self)):
+            # An incomplete last batch is left out, unless it is all there is: a single segment
+            # would give BatchNorm nothing to average over.
+            batch = order[step * size : (step + 1) * size]
+            batch = batch[: len(batch) // count * count]
+            yield batch[self.processes.rank :: count].tolist()
 
 
-def make_train_loader(
-    train: Segments, section: TrainSection, generator: torch.Generator
-) -> DataLoader[Any]:
-    """Shuffled batches; with ``balance = "sampler"`` every class is drawn equally often."""
-    n = len(train)
-    weights = np.ones(n)
-    if section.balance == "sampler":
-        weights = 1 / np.bincount(train.label_index)[train.label_index]
-    sampler = WeightedRandomSampler(
-        weights.tolist(), n, replacement=section.balance == "sampler", generator=generator
+def draw_seed(*numbers: int) -> int:
+    """A seed for one step from what names it, so that no random state needs to be saved."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+@contextmanager
+def _fitting(checkpoint: Path | None) -> Iterator[None]:
+    """Refuse a checkpoint that is whole, but of another recipe or version."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise TrainingError(
+            f"{checkpoint}: does not fit this run ({reason}); go on with the version that wrote "
+            "it, or remove it to start this run anew"
+        ) from error
+
+
+def _set_unit(model: Classifier, target: np.ndarray) -> None:
+    """Let the network work on numbers of mean 0 and deviation 1 over the training segments."""
+    deviation = target.std(axis=0)
+    if (deviation == 0).any():
+        name = model.decision.columns[int((deviation == 0).argmax())]
+        raise TrainingError(
+            f"{name} is the same number, {target[0, int((deviation == 0).argmax())]:g}, in all of "
+            "train; allowed: numbers that differ, or there is nothing to learn"
+        )
+    model.offset.copy_(torch.from_numpy(target.mean(axis=0)))
+    model.scale.copy_(torch.from_numpy(deviation))
+
+
+def _interrupted(run: Run) -> Interrupted:
+    epochs = len(run.state.history)
+    if run.checkpoint is None:
+        return Interrupted(f"Interrupted after {epochs} epochs.")
+    return Interrupted(
+        f"Interrupted after {epochs} epochs and {run.state.step} batches, which are saved. Go on "
+        f"with: deepspectrumlite train --resume {run.checkpoint.parent}"
     )
-    # A last batch of one segment would give BatchNorm nothing to average over.
-    drop_last = n > section.batch_size
-    return make_loader(train, section, sampler=sampler, drop_last=drop_last)
-
-
-def class_weights(train: Segments, n_labels: int, section: TrainSection) -> Tensor:
-    """``(n_labels,)``: weights of the loss, all 1 unless ``balance = "weights"``."""
-    if section.balance != "weights":
-        return torch.ones(n_labels)
-    counts = np.bincount(train.label_index, minlength=n_labels)
-    return torch.from_numpy(len(train) / (n_labels * counts.clip(min=1))).float()
-
-
-def devel_scores(model: Classifier, devel: Segments, device: torch.device) -> dict[str, float]:
-    """Loss and metrics over the files of the devel split."""
-    scores, truth = average_files(score_segments(model, devel, device), devel)
-    matrix = confusion_matrix(truth, scores.argmax(axis=1), len(model.labels))
-    likelihood = scores[np.arange(len(truth)), truth].clip(1e-12)
-    return {
-        "devel_loss": float(-np.log(likelihood).mean()),
-        "devel_uar": float(uar(matrix)),
-        "devel_accuracy": float(accuracy(matrix)),
-        "devel_macro_f1": float(macro_f1(matrix)),
-    }
 
 
 def _check_finite(losses: list[float], epoch: int, phase: Phase) -> None:

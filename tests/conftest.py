@@ -1,6 +1,10 @@
 """Tiny recordings, a tiny recipe, and one tiny trained run for all tests that need a model."""
 
 import csv
+import os
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -32,6 +36,7 @@ workers = 0
 # Learns high, low and noise from random weights within seconds.
 LEARNING = (
     "augment.mixup_alpha=0",
+    "augment.cutmix_probability=0",
     "augment.time_shift=0",
     "augment.speed=0",
     "augment.time_masks=0",
@@ -45,6 +50,9 @@ LEARNING = (
     "train.learning_rate=3e-3",
     "train.average_decay=0",
 )
+
+# Trains within milliseconds per batch, with BatchNorm, dropout and averaged weights.
+SMALL = ("model.backbone=lcnet_035", "model.units=8", "train.batch_size=6")
 
 
 def make_tone(label, seed, seconds=1.0, rate=TONE_RATE):
@@ -114,6 +122,57 @@ def make_recipe(tiny_toml):
 def learning_settings():
     """Overrides of the tiny recipe with which it learns to tell the tones apart."""
     return LEARNING
+
+
+@pytest.fixture(scope="session")
+def small_settings():
+    """Overrides of the tiny recipe with which a batch takes milliseconds."""
+    return SMALL
+
+
+@pytest.fixture
+def one_thread():
+    """How sums are split between threads decides on their last bits."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def start(tiny_toml, tmp_path_factory):
+    """Start a real process that trains, with one thread.
+
+    ``start(*arguments, launcher=())`` returns the process; ``.stdout_path`` and ``.stderr_path``
+    are files, since a pipe would stay open until the last worker has ended.
+    """
+    started = []
+
+    def start(*arguments, launcher=(), env=None, **options):
+        folder = tmp_path_factory.mktemp("process")
+        out, err = folder / "stdout.txt", folder / "stderr.txt"
+        command = [sys.executable, *launcher, "-m", "deepspectrumlite", *map(str, arguments)]
+        with out.open("wb") as stdout, err.open("wb") as stderr:
+            process = subprocess.Popen(
+                command,
+                stdout=stdout,
+                stderr=stderr,
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", **(env or {})},
+                start_new_session=True,  # as in a terminal, where Ctrl-C reaches all of a group
+                **options,
+            )
+        process.stdout_path, process.stderr_path = out, err
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -136,10 +137,9 @@ def test_predict_table(run, trained, heard):
     assert code == 0
     rows = [cells(line) for line in text.splitlines() if line.startswith("│")]
     for row, prediction in zip(rows, found, strict=True):
-        ranked = np.argsort(-prediction.scores)
-        runner_up = f"{prediction.labels[ranked[1]]} {prediction.scores[ranked[1]]:.2f}"
-        expected = [prediction.label, f"{prediction.scores[ranked[0]]:.2f}", runner_up]
-        assert row == [str(prediction.path), *expected]
+        names, scores = prediction.decision.labels, prediction.scores
+        ranked = [f"{names[i]} {scores[i]:.2f}" for i in np.argsort(-scores)]
+        assert row == [str(prediction.path), prediction.label, ", ".join(ranked)]
 
 
 def test_predict_table_with_segments(run, trained, heard):
@@ -152,8 +152,8 @@ def test_predict_table_with_segments(run, trained, heard):
         ["0.50 s", "1.00 s"],
         ["1.00 s", "1.20 s"],
     ]
-    best = [f"{scores.max():.2f}" for scores in found[2].segment_scores]
-    assert [row[4] for row in rows] == best
+    best = [f"noise {scores.max():.2f}" for scores in found[2].segment_scores]
+    assert [row[4].split(", ")[0] for row in rows] == best
 
 
 @pytest.mark.parametrize("options", [[], ["--json"], ["--csv"]])
@@ -215,7 +215,7 @@ def test_train_and_evaluate(run, tones, tiny_toml, tmp_path):
         recall = report[block]["recall"]["low"]
         shown = f"{recall['value']:.2f} [{recall['low']:.2f}, {recall['high']:.2f}]"
         assert rows["recall low"][column] == shown
-    assert f"Written to {out / 'devel'}: scores.json" in text
+    assert f"Written to {out / 'devel'}: confusion.png, predictions.csv, scores.json" in text
 
 
 def test_evaluate_elsewhere_with_skipped_recordings(run, trained, tones, tmp_path):
@@ -231,8 +231,74 @@ def test_evaluate_elsewhere_with_skipped_recordings(run, trained, tones, tmp_pat
     assert json.loads((out / "scores.json").read_text())["files"]["n"] == 9
 
 
+@pytest.fixture(scope="module")
+def many(tones, tmp_path_factory):
+    """The tones with numbers, flags and sets to be learned."""
+    table = pd.read_csv(tones).assign(path=lambda rows: f"{tones.parent}/" + rows["path"])
+    table["height"] = table["label"].map({"low": 1.5, "high": 20.0, "noise": 11})
+    table["both"] = table["label"].map({"low": "low;tone", "high": "tone", "noise": ""})
+    table["level"] = table["label"].map({"low": "calm", "high": "shrill", "noise": "rough"})
+    path = tmp_path_factory.mktemp("many") / "labels.csv"
+    table.to_csv(path, index=False)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("output", "settings", "metric", "header", "written"),
+    [
+        ("linear", ["data.target=height"], "CCC", "path,value_height", "numbers.png"),
+        ("sigmoid", ["data.target=both"], "MAP", "path,label,score_low,score_tone", ""),
+        (
+            "ordinal",
+            ["data.target=level", 'data.order=["calm", "rough", "shrill"]'],
+            "CCC",
+            "path,label,value",
+            "confusion.png",
+        ),
+    ],
+)
+def test_other_outputs(run, many, tiny_toml, tmp_path, output, settings, metric, header, written):
+    changes = [f"model.output={output}", *settings, "model.backbone=resnet10t", "train.epochs=2"]
+    arguments = [part for change in changes for part in ("--set", change)]
+    code, _, errors = run("data", many, *arguments)
+    assert (code, errors) == (0, [])
+    code, _, errors = run("train", tiny_toml, "--data", many, "--out", tmp_path / "run", *arguments)
+    assert code == 0
+    assert errors[0].endswith(f"devel {metric}")
+    code, text, errors = run("evaluate", tmp_path / "run", "--resamples", 100)
+    assert (code, errors) == (0, [])
+    report = json.loads((tmp_path / "run" / "test" / "scores.json").read_text())
+    value = report["files"][{"CCC": "ccc", "MAP": "map"}[metric]]["value"]
+    assert f"{metric} on test: {value:.3f} [" in text
+    assert written in text.splitlines()[-1]
+    code, text, errors = run("predict", tmp_path / "run", tones_of(many), "--csv")
+    assert (code, errors, text.splitlines()[0]) == (0, [], header)
+    assert len(text.splitlines()) == 31
+    code, text, _ = run("predict", tmp_path / "run", tones_of(many), "--json", "--segments")
+    first = json.loads(text.splitlines()[0])
+    kinds = {"linear": {"values"}, "sigmoid": {"labels", "scores"}, "ordinal": {"label", "values"}}
+    assert set(first) == {"path", "segments", *kinds[output]}
+    assert run("predict", tmp_path / "run", tones_of(many))[0] == 0
+
+
+def tones_of(manifest):
+    return Path(pd.read_csv(manifest)["path"][0]).parent
+
+
+def test_a_finished_run_is_not_resumed(run, trained):
+    code, text, errors = run("train", "--resume", trained)
+    assert (code, text, errors) == (0, f"{trained} is finished; nothing to do\n", [])
+
+
+def test_preview(run, tones, tiny_toml, tmp_path):
+    picture = tmp_path / "seen.png"
+    code, text, errors = run("preview", tones, "--recipe", tiny_toml, "--out", picture)
+    assert (code, text, errors) == (0, f"Picture: {picture}\n", [])
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
 def test_data_prints_the_counts(run, tones):
-    code, text, errors = run("data", tones, "--sample-rate", 8000)
+    code, text, errors = run("data", tones, "--set", "data.sample_rate=8000")
     assert (code, errors) == (0, [])
     rows = [cells(line) for line in text.splitlines() if line.startswith("│")]
     counts = {tuple(row[:2]): int(row[2]) for row in rows}
@@ -295,8 +361,9 @@ def test_usage_errors(run, trained, tones, tmp_path):
         ("No such option", ["data", tones, "--nonsense"]),
         ("No such command", ["nonsense"]),
         ("100", ["evaluate", trained, tones, "--resamples", "5"]),
-        ("192000", ["data", tones, "--sample-rate", "500000"]),
-        ("Missing option '--out'", ["train", "default", "--data", tones]),
+        ("--data MANIFEST and --out RUN", ["train", "default", "--data", tones]),
+        ("takes all settings from", ["train", "default", "--resume", trained]),
+        ("takes all settings from", ["train", "--resume", trained, "--overwrite"]),
     ]
     for message, arguments in cases:
         code, text, errors = run(*arguments)

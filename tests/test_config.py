@@ -123,7 +123,7 @@ def test_unknown_key_lists_the_keys_of_its_section(section):
         ("model", "backbone", "", 'model.backbone is ""; allowed: '),
         ("model", "backbone", ["a"], 'model.backbone is ["a"]; allowed: string'),
         ("model", "dropout", 1, "model.dropout is 1; allowed: less than 1"),
-        ("model", "output", "relu", "allowed: 'softmax', 'sigmoid' or 'linear'"),
+        ("model", "output", "relu", "allowed: 'softmax', 'sigmoid', 'linear' or 'ordinal'"),
         ("augment", "time_shift", 1.1, "augment.time_shift is 1.1; allowed: less than or equal"),
         ("augment", "mixup_alpha", -0.1, "is -0.1; allowed: greater than or equal to 0"),
         ("train", "batch_size", 0, "train.batch_size is 0; allowed: greater than or equal to 2"),
@@ -222,6 +222,32 @@ def test_wrong_values_name_the_key_the_value_and_what_is_allowed(section, key, v
             {"head_epochs": 0, "epochs": 0},
             ["[train] head_epochs and epochs are both 0, ", "allowed: at least 1 in one of them"],
         ),
+        (
+            "train",
+            {"batch_size": 9, "accumulate": 5},
+            ["train.accumulate is 5; allowed: parts of at least 2", "up to 4", "batch_size 9"],
+        ),
+        (
+            "augment",
+            {"reverb_share": 0.25},
+            ['[augment] reverb_share is 0.25, but reverb_folder is "none"; allowed: a folder'],
+        ),
+        (
+            "data",
+            {"target": ["a", "b"]},
+            [
+                'data.target names 2 columns, but model.output is "softmax"; allowed: one column',
+                'or model.output "sigmoid" (0 or 1 in each column) or "linear" (a number in each)',
+            ],
+        ),
+        (
+            "data",
+            {"order": ["low", "high"]},
+            [
+                "data.order is ['low', 'high'] with model.output \"softmax\"; allowed: each label",
+                'once, with model.output "ordinal"',
+            ],
+        ),
     ],
 )
 def test_impossible_combinations_are_refused(section, values, parts):
@@ -250,6 +276,13 @@ def test_impossible_combinations_are_refused(section, values, parts):
         {"train": {"head_epochs": 0, "epochs": 1}},
         {"train": {"momentum": 0.999}},
         {"train": {"batch_size": 2}},
+        {"train": {"batch_size": 9, "accumulate": 4}},
+        {"augment": {"reverb_share": 0.25, "reverb_folder": "rooms"}},
+        {"augment": {"snr_db_low": -5, "snr_db_high": -5}},
+        {"augment": {"cutmix_area": 0.5, "cutmix_area_min": 0.5}},
+        {"data": {"target": ["a", "b"]}, "model": {"output": "linear"}},
+        {"data": {"target": ["a", "b"]}, "model": {"output": "sigmoid"}},
+        {"data": {"target": ["a"], "order": ["x", "y"]}, "model": {"output": "ordinal"}},
     ],
 )
 def test_values_right_at_their_limit_pass_and_build(values):
@@ -257,6 +290,82 @@ def test_values_right_at_their_limit_pass_and_build(values):
     frontend = FrontEnd(recipe.frontend, recipe.data)
     assert frontend.n_frames >= 1
     assert frontend.n_bands >= 1
+
+
+ALLOWED_LOSSES = {
+    "softmax": "cross_entropy, focal",
+    "sigmoid": "cross_entropy, focal",
+    "linear": "mse, mae, huber, ccc",
+    "ordinal": "mse, mae, huber, ccc",
+}
+ALLOWED_MONITORS = {
+    "softmax": "uar, accuracy, macro_f1, loss",
+    "sigmoid": "map, macro_f1, loss",
+    "linear": "ccc, pearson, spearman, mae, rmse, loss",
+    "ordinal": "ccc, pearson, spearman, mae, rmse, uar, accuracy, loss",
+}
+
+
+@pytest.mark.parametrize("output", ALLOWED_LOSSES)
+@pytest.mark.parametrize(
+    ("key", "allowed"), [("loss", ALLOWED_LOSSES), ("monitor", ALLOWED_MONITORS)]
+)
+def test_losses_and_monitors_belong_to_outputs(output, key, allowed):
+    names = allowed[output].split(", ")
+    every = dict.fromkeys(name for row in allowed.values() for name in row.split(", "))
+    for name in every:
+        values = {"model": {"output": output}, "train": {key: name}}
+        if name in names:
+            assert getattr(parse_recipe(values), key) == name
+            continue
+        with pytest.raises(RecipeError) as info:
+            parse_recipe(values, "mine.toml")
+        assert str(info.value) == (
+            f'mine.toml: train.{key} is "{name}", but model.output is "{output}"; allowed: '
+            f"{allowed[output]}"
+        )
+    # Of itself the first.
+    assert getattr(parse_recipe({"model": {"output": output}}), key) == names[0]
+
+
+@pytest.mark.parametrize("output", ["sigmoid", "linear"])
+def test_a_column_cannot_be_learned_twice(output):
+    with pytest.raises(RecipeError, match=r"data.target is \['a', 'b', 'a'\], which repeats a col"):
+        parse_recipe({"data": {"target": ["a", "b", "a"]}, "model": {"output": output}})
+
+
+def test_an_order_has_each_label_once():
+    with pytest.raises(
+        RecipeError, match=r"data.order is \['a', 'b', 'a'\] with .*each label once"
+    ):
+        parse_recipe({"data": {"order": ["a", "b", "a"]}, "model": {"output": "ordinal"}})
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "lowest", "highest"),
+    [
+        ("snr_db_low", "snr_db_high", 12.5, 10),
+        ("cutmix_probability_min", "cutmix_probability", 0.5, 0.25),
+        ("cutmix_area_min", "cutmix_area", 0.5, 0.25),
+        ("mask_probability_min", "mask_probability", 1, 0.75),
+        ("time_mask_share_min", "time_mask_share", 0.5, 0),
+        ("frequency_mask_share_min", "frequency_mask_share", 0.5, 0.25),
+    ],
+)
+def test_a_minimum_is_not_above_its_maximum(low, high, lowest, highest):
+    assert message("augment", **{low: lowest, high: highest}) == (
+        f"mine.toml: [augment] {low} is {lowest:g}, above {high} ({highest:g}); "
+        f"allowed: at most {highest:g}"
+    )
+    section = parse_recipe({"augment": {low: highest, high: highest}}).augment
+    assert getattr(section, low) == getattr(section, high) == highest
+
+
+def test_targets_are_columns():
+    assert Recipe().data.targets == ("label",)
+    assert load_recipe("default", ["data.target=age"]).data.targets == ("age",)
+    items = ['data.target=["a", "b"]', "model.output=linear"]
+    assert load_recipe("default", items).data.targets == ("a", "b")
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -370,7 +479,9 @@ def test_schema_has_every_section_key_description_and_default():
         assert found["description"] == type(section).__doc__
         assert list(found["properties"]) == list(type(section).model_fields)
         for key, field in type(section).model_fields.items():
-            assert found["properties"][key]["default"] == getattr(section, key)
+            # JSON knows lists alone.
+            default = json.loads(json.dumps(getattr(section, key)))
+            assert found["properties"][key]["default"] == default
             assert found["properties"][key].get("description") == field.description
             n_described += field.description is not None
     assert n_described >= 20
@@ -385,6 +496,8 @@ def test_schema_has_every_section_key_description_and_default():
         ["frontend.fmax=4000", "frontend.n_mels=64", "frontend.top_db=none"],
         ["train.learning_rate=3e-7", "train.tensorboard=true", "train.seed=4294967295"],
         ['model.weights="C:\\\\net\\\\ä \\"x\\".pth"', "augment.speed=0.3"],
+        ['data.target=["a b", "ü"]', "model.output=linear", "train.loss=ccc", "train.balance=none"],
+        ['data.order=["low", "high"]', "model.output=ordinal", "data.separator=|"],
     ],
 )
 @pytest.mark.parametrize("name", shipped_recipes())

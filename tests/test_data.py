@@ -11,6 +11,7 @@ from deepspectrumlite.config import DataSection
 from deepspectrumlite.data import Segments, scan
 from deepspectrumlite.errors import AudioError, ManifestError
 from deepspectrumlite.manifest import load_manifest
+from deepspectrumlite.targets import Targets
 
 RATE = 8000
 DATA = DataSection(sample_rate=RATE, segment_seconds=1.0, hop_seconds=0.5)
@@ -157,7 +158,8 @@ def test_scanning_again_replaces_the_columns(mixed):
 
 
 def segments_of(table, data=DATA, labels=("x", "y")):
-    return Segments(scan(table, data)[0], data, list(labels))
+    scanned, _ = scan(table, data)
+    return Segments(scanned, data, Targets("softmax", list(labels), data).encode(scanned))
 
 
 def test_segments_are_cut_from_the_whole_recording(tmp_path):
@@ -169,14 +171,15 @@ def test_segments_are_cut_from_the_whole_recording(tmp_path):
     assert len(segments) == 5
     assert segments.file_index.tolist() == [0, 0, 0, 0, 1]
     assert segments.start_seconds.tolist() == [0, 0.5, 1.0, 1.5, 0]
-    assert segments.label_index.tolist() == [1, 1, 1, 1, 0]
+    assert segments.target.tolist() == [[0, 1], [1, 0]]
     assert segments.dropped == 0
     whole = load_audio(tmp_path / "1.wav", RATE)
     for i in range(3):
-        waveform, label, index = segments[i]
-        assert waveform.dtype == np.float32
+        waveform, target, index = segments[i]
+        assert waveform.dtype == target.dtype == np.float32
         np.testing.assert_array_equal(waveform, whole[4000 * i : 4000 * i + 8000])
-        assert (label, index) == (1, i)
+        assert (target.tolist(), index) == ([0, 1], i)
+    assert segments[4][1].tolist() == [1, 0]
     tail = whole[12_000:]
     np.testing.assert_array_equal(segments[3][0], np.concatenate([tail, tail])[:8000])
     np.testing.assert_array_equal(segments[4][0], load_audio(tmp_path / "2.wav", RATE))
@@ -265,11 +268,23 @@ def test_resampled_segments_are_close_to_the_whole(tmp_path):
     np.testing.assert_allclose(segments[2][0][inner], whole[8000:16_000][inner], atol=1e-3)
 
 
-def test_labels_of_segments(tmp_path):
-    scanned, _ = scan(rows(save(tmp_path, noise(1.0)), label="z"), DATA)
-    with pytest.raises(ManifestError, match=r"label 'z' is unknown to the model; allowed: x, y"):
-        Segments(scanned, DATA, ["x", "y"])
-    assert Segments(scanned.drop(columns="label"), DATA, []).label_index.tolist() == [-1]
+def test_segments_take_any_numbers_as_targets(tmp_path):
+    paths = [save(tmp_path, noise(s), name=f"{s}.wav") for s in (0.4, 1.7, 1.0)]
+    scanned, _ = scan(rows(*paths), DATA)
+    target = np.array([[0.5, -1], [7, 1e6], [2, 3]], np.float32)
+    segments = Segments(scanned, DATA, target)
+    np.testing.assert_array_equal(segments.target[segments.file_index], target[[0, 1, 1, 1, 2]])
+    for i, row in enumerate([0, 1, 1, 1, 2]):
+        np.testing.assert_array_equal(segments[i][1], target[row])
+    with pytest.raises(AssertionError, match="a target for each recording"):
+        Segments(scanned, DATA, target[:2])
+
+
+def test_a_label_that_the_model_does_not_know(tmp_path):
+    path = save(tmp_path, noise(1.0))
+    message = rf"label 'z' is unknown to the model; allowed: x, y; mend the row of {path}, or train"
+    with pytest.raises(ManifestError, match=message):
+        segments_of(rows(path, label="z"))
 
 
 def test_segments_travel_to_another_process_as_arrays(tmp_path):
@@ -277,8 +292,8 @@ def test_segments_travel_to_another_process_as_arrays(tmp_path):
     segments = segments_of(rows(path, label="x"))
     again = pickle.loads(pickle.dumps(segments))
     np.testing.assert_array_equal(again[1][0], segments[1][0])
-    large = [v for v in vars(segments).values() if isinstance(v, list | pd.DataFrame)]
-    assert large == [["x", "y"]]
+    np.testing.assert_array_equal(again[1][1], segments[1][1])
+    assert not [v for v in vars(segments).values() if isinstance(v, list | pd.DataFrame)]
 
 
 def test_from_manifest_to_segments(tmp_path):
@@ -286,5 +301,5 @@ def test_from_manifest_to_segments(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         save(tmp_path, noise(1.2), name=name, subtype=None)
     segments = segments_of(load_manifest(tmp_path), labels=["cat", "dog"])
-    assert segments.label_index.tolist() == [0, 0, 0, 0, 1, 1]
+    assert segments.target.tolist() == [[1, 0], [1, 0], [0, 1]]
     assert segments.file_index.tolist() == [0, 0, 1, 1, 2, 2]

@@ -9,6 +9,7 @@ import torch
 import deepspectrumlite
 from deepspectrumlite.config import parse_recipe
 from deepspectrumlite.frontend import (
+    CPU_PART,
     FrontEnd,
     RealDFT,
     color_table,
@@ -127,6 +128,19 @@ def test_dft_agrees_with_numpy(n_fft):
     np.testing.assert_allclose(power, expected, atol=1e-5 * expected.max())
 
 
+@pytest.mark.parametrize("n_fft", [12, 551, 1024])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.77, 1.0])
+def test_dft_of_a_shorter_window_is_that_of_padded_frames(n_fft, share):
+    generator = np.random.default_rng(0)
+    window, frames = (generator.random((n, round(share * n_fft))) for n in (1, 6))
+    dft = RealDFT(n_fft, window[0])
+    assert dft.first.shape[-1] == -(-window.size // dft.columns)
+    power = dft(torch.from_numpy(frames.astype(np.float32)).view(2, 3, -1))
+    expected = np.abs(np.fft.rfft(frames * window, n=n_fft)).reshape(2, 3, -1) ** 2
+    bins = power[..., torch.from_numpy(dft.position)].numpy()
+    np.testing.assert_allclose(bins, expected, atol=1e-5 * expected.max())
+
+
 @pytest.mark.parametrize(
     ("window", "hop"), [(0.064, 0.016), (0.05, 0.02), (0.0313, 0.0101), (0.5, 0.1)]
 )
@@ -223,6 +237,26 @@ def test_area_resize_weighs_points_by_their_overlap():
     np.testing.assert_allclose(resize_matrix(3, 2, section), [[2 / 3, 1 / 3, 0], [0, 1 / 3, 2 / 3]])
 
 
+@pytest.mark.parametrize("resize", ["nearest", "bilinear", "bicubic", "area"])
+@pytest.mark.parametrize(
+    ("height", "width", "height_first"),
+    [(224, 224, True), (20, 300, True), (200, 40, False), (64, 40, False), (64, 300, True)],
+)
+def test_every_order_of_resizing_gives_the_same_image(resize, height, width, height_first):
+    # 64 bands to a height of 64 are a flip only, whatever the order; others take the cheaper one.
+    options = {"n_mels": 64, "image_height": height, "image_width": width, "resize": resize}
+    frontend = make(options)
+    assert frontend.height_first == height_first
+    rows, columns = (m.double().numpy() for m in (frontend.rows, frontend.columns))
+    bands, frames = rows.shape[1], columns.shape[0]
+    image = torch.rand(2, 3, bands, frames, generator=torch.Generator().manual_seed(0))
+    expected = rows @ image.double().numpy() @ columns
+    expected = expected.clip(0, 1) if resize == "bicubic" else expected
+    # As colorize gives it, and with the other order in memory.
+    for given in (image, image.mT.contiguous().mT):
+        np.testing.assert_allclose(frontend.resize(given).numpy(), expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("n_out", [8, 31, 100])
 def test_antialiased_resize_agrees_with_pillow(n_out):
     from PIL import Image
@@ -307,6 +341,13 @@ def test_segments_do_not_influence_each_other():
     torch.testing.assert_close(together, alone, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("batch", [CPU_PART, CPU_PART + 1, 2 * CPU_PART])
+def test_parts_of_a_large_batch_give_the_same_features(batch):
+    frontend, waveform = make({"top_db": 40.0}), noise(8000, batch=batch)
+    alone = torch.cat([frontend.features(w[None]) for w in waveform])
+    torch.testing.assert_close(frontend.features(waveform), alone, atol=1e-3, rtol=0)
+
+
 def test_peak_normalisation_makes_loudness_irrelevant():
     frontend, waveform = make(), noise(8000)
     torch.testing.assert_close(frontend(waveform), frontend(waveform / 256), atol=1e-4, rtol=0)
@@ -333,8 +374,24 @@ def test_without_a_colour_map_the_channels_are_equal():
     assert torch.equal(image[:, 0], image[:, 2])
 
 
-def test_gradients_reach_the_waveform():
-    waveform = noise(8000).requires_grad_()
-    make()(waveform).square().sum().backward()
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("batch", [2, CPU_PART + 1])
+def test_gradients_reach_the_waveform(options, batch):
+    waveform = noise(8000, batch=batch).requires_grad_()
+    make(options)(waveform).square().sum().backward()
     assert torch.isfinite(waveform.grad).all()
-    assert waveform.grad.abs().sum() > 0
+    assert (waveform.grad.abs().sum(dim=1) > 0).all()
+
+
+@pytest.mark.parametrize("color_map", ["viridis", "none"])
+def test_gradients_are_those_of_finite_differences(color_map):
+    frontend = make({"color_map": color_map, "top_db": 60.0}).double()
+    waveform = noise(8000, batch=1).double().requires_grad_()
+    frontend(waveform).square().mean().backward()
+    # So small that no pixel comes to another entry of the colour map, or nearly none.
+    step = 1e-7 * noise(8000, batch=1, seed=1).double()
+    with torch.no_grad():
+        ahead, behind = (frontend(waveform + sign * step).square().mean() for sign in (1, -1))
+    torch.testing.assert_close(
+        (waveform.grad * step).sum(), (ahead - behind) / 2, rtol=1e-2, atol=0
+    )

@@ -143,8 +143,14 @@ def test_labels_can_be_left_out(tmp_path):
         ("file,class\na.wav,x\n", r"no column path and label, only file, class; allowed: path"),
         ("path,label\na.wav,x,y\nb.wav,x,y\n", r"more fields than the header; mend"),
         ("path,label\na.wav,x\nb.wav,x,y\n", r"Expected 2 fields in line 3, saw 3; mend"),
-        ("path,label\na.wav,x\nb.wav\n", r"row 3: label is ''; allowed: some text"),
-        ("path,label\na.wav,x\n\n ,x\n", r"row 4: path is ' '; allowed: some text"),
+        (
+            "path,label\na.wav,x\nb.wav\n",
+            r"row 3: label is ''; allowed: anything but nothing; fill it in",
+        ),
+        (
+            "path,label\na.wav,x\n\n ,x\n",
+            r"row 4: path is ' '; allowed: anything but nothing; fill it in",
+        ),
         ("path,label,split\na.wav,x,train\nb.wav,x,eval\n", r"row 3: split is 'eval'; .*train, d"),
         ("path,label,split\na.wav,x,\n", r"row 2: split is ''; allowed: train, devel, test"),
         ("path,label,start\na.wav,x,-1\n", r"row 2: start is '-1'; allowed: seconds from 0"),
@@ -184,6 +190,52 @@ def test_errors_of_other_files(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ManifestError, match=message):
         load_manifest(tmp_path / name)
+
+
+def test_other_target_columns_come_behind_the_path(tmp_path):
+    path = write(tmp_path / "list.csv", "note,split,age,x,path\nn,train,07,1,a.wav\n")
+    table = load_manifest(path, targets=("x", "age"))
+    assert list(table) == ["path", "x", "age", "split", "note"]
+    assert table["age"].tolist() == ["07"]
+    message = r"list.csv: no column y and label, only note, .*; allowed: path, x, y, label, and"
+    with pytest.raises(ManifestError, match=message + ".*set data.target"):
+        load_manifest(path, targets=("x", "y", "label"))
+
+
+def test_targets_may_be_empty_where_that_is_allowed(tmp_path):
+    path = write(tmp_path / "list.csv", "path,x,y\na.wav,,1\nb.wav,1,\n")
+    table = load_manifest(path, targets=("x", "y"), allow_empty=True)
+    assert table[["x", "y"]].to_numpy().tolist() == [["", "1"], ["1", ""]]
+    with pytest.raises(ManifestError, match=r"row 2: x is ''; allowed: anything but nothing"):
+        load_manifest(path, targets=("x", "y"))
+    path = write(tmp_path / "list.csv", "path,x\n,1\n")
+    with pytest.raises(ManifestError, match=r"row 2: path is ''; allowed: anything but nothing"):
+        load_manifest(path, targets=("x",), allow_empty=True)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_lists_become_text(tmp_path, kind):
+    frame = pd.DataFrame({"path": list("abc"), "label": [["x", "y"], ["z"], []], "note": [[1]] * 3})
+    path = tmp_path / f"list.{kind}"
+    if kind == "jsonl":
+        frame.to_json(path, orient="records", lines=True)
+    else:
+        frame.to_parquet(path)
+    table = load_manifest(path, separator=" | ", allow_empty=True)
+    assert table["label"].tolist() == ["x | y", "z", ""]
+    # Columns that are not learned stay as they are.
+    assert [list(map(int, cell)) for cell in table["note"]] == [[1]] * 3
+    with pytest.raises(ManifestError, match=r"row 1: label is .*; allowed: one value; for lists"):
+        load_manifest(path)
+    with pytest.raises(ManifestError, match=r"row 3: label is ''; allowed: anything but nothing"):
+        load_manifest(path, separator=";")
+
+
+def test_objects_are_no_labels(tmp_path):
+    lines = '{"path": "a", "label": ["x"]}\n{"path": "b", "label": {"y": 1}}\n'
+    path = write(tmp_path / "list.jsonl", lines)
+    with pytest.raises(ManifestError, match=r"row 2: label is .*'y'.*; allowed: one value"):
+        load_manifest(path, separator=";")
 
 
 def test_missing_manifest(tmp_path):

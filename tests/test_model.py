@@ -1,6 +1,7 @@
 import json
 import math
 
+import pandas as pd
 import pytest
 import torch
 from safetensors import safe_open
@@ -134,6 +135,9 @@ def test_head_without_a_hidden_layer_and_dropout():
 @pytest.mark.parametrize("output", ["softmax", "sigmoid", "linear"])
 def test_scores_are_the_logits_behind_the_output(output):
     model, waveform = small_model(output=output), noise()
+    if output == "linear":
+        model.offset.copy_(torch.tensor([10.0, -1.0, 0.0]))
+        model.scale.copy_(torch.tensor([2.0, 0.5, 1e-3]))
     with torch.no_grad():
         logits = model.logits(model.frontend(waveform))
     assert logits.shape == (3, 3)
@@ -141,7 +145,7 @@ def test_scores_are_the_logits_behind_the_output(output):
     expected = {
         "softmax": exponents / exponents.sum(dim=1, keepdim=True),
         "sigmoid": exponents / (1 + exponents),
-        "linear": logits.double(),
+        "linear": logits.double() * torch.tensor([2, 0.5, 1e-3]) + torch.tensor([10, -1, 0]),
     }[output]
     torch.testing.assert_close(scores(model, waveform).double(), expected, rtol=1e-5, atol=1e-6)
 
@@ -155,13 +159,14 @@ def test_each_segment_is_scored_by_itself(backbone):
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("output", ["softmax", "sigmoid", "linear"])
+@pytest.mark.parametrize("output", ["softmax", "sigmoid", "linear", "ordinal"])
 @pytest.mark.parametrize("color_map", ["viridis", "none"])
 def test_silence_and_extremes_give_finite_scores(output, color_map):
     recipe = small_recipe(output=output).model_dump()
     recipe["frontend"]["color_map"] = color_map
     torch.manual_seed(0)
-    model = Classifier(parse_recipe(recipe), LABELS).eval()
+    labels = ["1", "2", "3"] if output == "ordinal" else LABELS
+    model = Classifier(parse_recipe(recipe), labels).eval()
     click = torch.zeros(N)
     click[N // 2] = 1
     square = torch.sign(torch.sin(torch.arange(N) * 0.3) + 1e-3)
@@ -176,10 +181,10 @@ def test_silence_and_extremes_give_finite_scores(output, color_map):
         "loud and soft": torch.where(torch.arange(N) < N // 2, square, square * 1e-12),
     }
     found = scores(model, torch.stack(list(inputs.values())))
-    assert found.shape == (8, 3)
+    assert found.shape == (8, model.n_outputs)
     for name, row in zip(inputs, found, strict=True):
         assert torch.isfinite(row).all(), name
-    if output != "linear":
+    if output in ("softmax", "sigmoid"):
         assert ((found >= 0) & (found <= 1)).all()
 
 
@@ -209,6 +214,96 @@ def test_saved_model_gives_identical_scores(tmp_path, model):
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
     after.backbone.to(memory_format=torch.channels_last)
     assert torch.equal(scores(after, noise()), scores(before, noise()))
+
+
+def trained_model(output, labels=("1", "2", "10")):
+    """As after training: thresholds or the unit of the numbers are set."""
+    model = small_model(seed=3, labels=labels, output=output)
+    if output == "sigmoid":
+        model.thresholds.copy_(torch.tensor([0.1, 0.45, 0.999]))
+    if output in ("linear", "ordinal"):
+        n = model.n_outputs
+        model.offset.copy_(torch.tensor([5.5, -3.0, 1e-3][:n]))
+        model.scale.copy_(torch.tensor([2.5, 1e4, 1 / 3][:n]))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("output", "n_outputs", "buffers"),
+    [
+        ("softmax", 3, set()),
+        ("sigmoid", 3, {"thresholds"}),
+        ("linear", 3, {"offset", "scale"}),
+        ("ordinal", 1, {"offset", "scale"}),
+    ],
+)
+def test_each_output_is_saved_with_what_its_scores_mean(tmp_path, output, n_outputs, buffers):
+    before = trained_model(output)
+    assert before.n_outputs == before.head[-1].out_features == n_outputs
+    before.save(tmp_path)
+    after = load_model(tmp_path)
+    states = before.state_dict(), after.state_dict()
+    assert {name for name in states[1] if "." not in name} == buffers
+    for name in buffers:
+        assert torch.equal(states[0][name], states[1][name])
+    found = scores(after, noise())
+    assert found.shape == (3, n_outputs)
+    assert torch.equal(found, scores(before, noise()))
+    assert after.decision == before.decision
+    assert after.targets == before.targets
+    assert after.n_outputs == n_outputs
+
+
+def test_decisions_of_each_output():
+    found = {output: trained_model(output).decision for output in ("softmax", "sigmoid", "ordinal")}
+    assert {decision.output for decision in found.values()} == set(found)
+    assert all(decision.labels == ["1", "2", "10"] for decision in found.values())
+    assert not found["softmax"].thresholds
+    assert not found["softmax"].values
+    assert found["sigmoid"].thresholds == torch.tensor([0.1, 0.45, 0.999]).tolist()
+    assert found["ordinal"].values == [1, 2, 10]
+    assert found["ordinal"].columns == ["value"]
+    # Half and half until devel says better.
+    assert small_model(output="sigmoid").decision.thresholds == [0.5, 0.5, 0.5]
+    assert trained_model("linear").decision.values == []
+
+
+def test_a_score_at_its_threshold_counts():
+    model = trained_model("sigmoid")
+    assert model.decision.answer(model.thresholds.numpy()) == ["1", "2", "10"]
+    below = torch.nextafter(model.thresholds, torch.zeros(3)).numpy()
+    assert model.decision.answer(below) == []
+
+
+def ordered_model(order):
+    values = small_recipe(output="ordinal").model_dump()
+    values["data"]["order"] = order
+    return Classifier(parse_recipe(values), [x for x in order if x != "mid"]).eval()
+
+
+def test_a_given_order_travels_with_the_model(tmp_path):
+    ordered_model(["low", "mid", "high"]).save(tmp_path)
+    after = load_model(tmp_path)
+    assert after.targets.values == after.decision.values == [0, 2]
+    table = pd.DataFrame({"path": ["a", "b"], "label": ["high", "low"]})
+    assert after.targets.encode(table).tolist() == [[2], [0]]
+
+
+@pytest.mark.parametrize("order", [[], ["low", "mid"]])
+def test_an_order_that_lost_a_label_is_refused(tmp_path, order):
+    ordered_model(["low", "mid", "high"]).save(tmp_path)
+    rewrite(tmp_path / "recipe.json", lambda described: described["data"].update(order=order))
+    assert refused(tmp_path) == (
+        f"{tmp_path / 'recipe.json'}: data.order is {order}, which does not give each of the "
+        "labels ['low', 'high'] a number; restore the file as it was written"
+    )
+
+
+@pytest.mark.parametrize(("was", "now"), [("sigmoid", "softmax"), ("softmax", "linear")])
+def test_another_output_than_trained_is_refused(tmp_path, was, now):
+    trained_model(was).save(tmp_path)
+    rewrite(tmp_path / "recipe.json", lambda described: described["model"].update(output=now))
+    assert "model.safetensors: not the weights of its recipe: " in refused(tmp_path)
 
 
 def test_saving_again_replaces_the_model(saved):

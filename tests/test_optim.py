@@ -5,17 +5,19 @@ import pytest
 import torch
 from torch import nn
 
-from deepspectrumlite.config import TrainSection, parse_recipe
+from deepspectrumlite.config import MONITORS, TrainSection, parse_recipe
 from deepspectrumlite.model import Classifier
 from deepspectrumlite.optim import (
     OPTIMIZERS,
     Best,
-    make_average,
+    MovingAverage,
     make_optimizer,
     make_schedule,
     set_training_mode,
     unfreeze_last,
 )
+
+NAN = math.nan
 
 
 def small_model(backbone="mobilenet_v2"):
@@ -244,15 +246,17 @@ def test_onecycle_schedule_of_any_length_stays_below_the_peak(steps):
 
 def test_average_is_the_exponential_one_of_weights_and_statistics():
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
-    averaged = make_average(network, TrainSection(average_decay=0.8))
+    # The parts of a classifier that change.
+    network = nn.Module()
+    network.backbone, network.head = nn.Linear(3, 4), nn.BatchNorm1d(4)
+    averaged = MovingAverage(network, 0.8)
     expected = None
     for _ in range(4):
         with torch.no_grad():
             for parameter in network.parameters():
                 parameter.add_(torch.randn_like(parameter))
-        network(torch.randn(6, 3))
-        averaged.update_parameters(network)
+        network.head(network.backbone(torch.randn(6, 3)))
+        averaged.update()
         now = {k: v.clone() for k, v in network.state_dict().items()}
         if expected is None:
             # It begins with the weights after the first step.
@@ -262,32 +266,69 @@ def test_average_is_the_exponential_one_of_weights_and_statistics():
                 k: 0.8 * expected[k] + 0.2 * now[k] if now[k].is_floating_point() else now[k]
                 for k in now
             }
-        found = averaged.module.state_dict()
+        found = averaged.model.state_dict()
         for key in expected:
             if expected[key].is_floating_point():
                 torch.testing.assert_close(found[key], expected[key], msg=key)
-    assert {"1.running_mean", "1.running_var", "0.weight"} <= expected.keys()
-    assert not torch.equal(found["1.running_var"], network[1].running_var)
+    assert {"head.running_mean", "head.running_var", "backbone.weight"} <= expected.keys()
+    assert not torch.equal(found["head.running_var"], network.head.running_var)
+    assert averaged.n_updates == 4
 
 
 def test_average_of_a_model_is_a_model_of_its_own():
     model = small_model()
-    averaged = make_average(model, model.recipe.train).module
-    assert isinstance(averaged, Classifier)
-    assert averaged.labels == model.labels
-    assert averaged.recipe == model.recipe
+    averaged = MovingAverage(model, 0.9)
+    assert isinstance(averaged.model, Classifier)
+    assert averaged.model.labels == model.labels
+    assert averaged.model.recipe == model.recipe
+    assert not any(module.training for module in averaged.model.modules())
     with torch.no_grad():
         model.head[0].weight.zero_()
-    assert averaged.head[0].weight.abs().sum() > 0
-    assert make_average(model, TrainSection(average_decay=0.0)) is None
+    assert averaged.model.head[0].weight.abs().sum() > 0
+    averaged.update()
+    assert averaged.model.head[0].weight.abs().sum() == 0
+
+
+def test_average_of_a_model_is_of_all_its_float_tensors():
+    model = small_model()
+    averaged = MovingAverage(model, 0.75)
+    averaged.update()
+    before = copy.deepcopy(model.state_dict())
+    with torch.no_grad():
+        for value in model.state_dict().values():
+            if value.is_floating_point():
+                value.add_(1)
+    averaged.update()
+    found = averaged.model.state_dict()
+    assert sum("running_" in key for key in found) == 104
+    for key, value in before.items():
+        if not key.startswith("frontend.") and value.is_floating_point():
+            torch.testing.assert_close(found[key], value + 0.25, msg=key)
+
+
+def test_average_goes_on_from_its_state():
+    model = small_model()
+    one, two = MovingAverage(model, 0.9), MovingAverage(model, 0.9)
+    one.update()
+    saved = copy.deepcopy(one.state_dict())
+    with torch.no_grad():
+        model.head[0].weight.add_(1)
+    one.update()
+    two.load_state_dict(saved)
+    two.update()
+    for key, value in one.model.state_dict().items():
+        assert torch.equal(two.model.state_dict()[key], value), key
+    # A first update would have taken the weights as they are.
+    assert not torch.equal(two.model.head[0].weight, model.head[0].weight)
+    assert two.n_updates == 2
 
 
 class Scores:
     """Feeds devel values to Best; the weight of the model is the number of the epoch."""
 
-    def __init__(self, **values):
-        self.section = TrainSection(**values)
-        self.best = Best(self.section)
+    def __init__(self, output="softmax", **values):
+        self.recipe = parse_recipe({"model": {"output": output}, "train": values})
+        self.best = Best(self.recipe)
         self.model = nn.Linear(1, 1, bias=False)
         self.epoch = 0
 
@@ -296,8 +337,9 @@ class Scores:
         for value in values:
             self.epoch += 1
             nn.init.constant_(self.model.weight, self.epoch)
-            scores = {f"devel_{name}": 0.5 for name in ("uar", "accuracy", "macro_f1", "loss")}
-            scores[f"devel_{self.section.monitor}"] = value
+            names = MONITORS[self.recipe.model.output]
+            scores = {f"devel_{name}": 0.5 for name in names}
+            scores[f"devel_{self.recipe.monitor}"] = value
             found.append(self.best.update(self.model, scores))
         return found
 
@@ -320,12 +362,60 @@ class Scores:
         ("uar", [0.7, 0.5, 0.7, 0.6], [True, False, True, False], 3),
         ("loss", [0.4, 0.4, 0.5], [True, True, False], 2),
         ("uar", [0.0, 0.0], [True, True], 2),
+        ("auto", [0.3, 0.7, 0.5], [True, True, False], 2),
     ],
 )
 def test_the_best_epoch_is_kept(monitor, values, better, kept):
     scores = Scores(monitor=monitor, keep="best")
     assert scores.update(*values) == better
     assert scores.kept() == kept
+
+
+@pytest.mark.parametrize(
+    ("output", "monitor", "values", "better", "kept"),
+    [
+        # Of errors the lowest, of correlations the highest, which may be negative.
+        ("linear", "mae", [3.0, 1.0, 2.0], [True, True, False], 2),
+        ("linear", "rmse", [1.0, 3.0, 1.0], [True, False, True], 3),
+        ("linear", "ccc", [-0.5, -0.2, -0.3], [True, True, False], 2),
+        ("linear", "auto", [0.5, 0.8, 0.1], [True, True, False], 2),
+        ("ordinal", "mae", [1.0, 2.0, 3.0], [True, False, False], 1),
+        ("ordinal", "uar", [0.1, 0.2, 0.1], [True, True, False], 2),
+        ("sigmoid", "auto", [0.2, 0.1, 0.3], [True, False, True], 3),
+        # Of constant predictions there is no correlation: worse than any, and no progress.
+        ("linear", "pearson", [NAN, -0.9, NAN], [True, True, False], 2),
+        ("linear", "ccc", [0.1, NAN, 0.05], [True, False, False], 1),
+        ("linear", "spearman", [NAN, NAN, NAN], [True, True, True], 3),
+        ("linear", "mae", [NAN, 5.0, NAN], [True, True, False], 2),
+    ],
+)
+def test_the_best_epoch_of_other_outputs(output, monitor, values, better, kept):
+    scores = Scores(output, monitor=monitor)
+    assert scores.update(*values) == better
+    assert scores.kept() == kept
+
+
+def test_a_metric_that_is_not_there_is_no_progress():
+    scores = Scores("linear", patience=3)
+    scores.update(NAN, NAN)
+    assert not scores.best.ran_out_of_patience
+    scores.update(NAN)
+    assert scores.best.ran_out_of_patience
+    late = Scores("linear", patience=3)
+    late.update(NAN, NAN, -0.5)
+    assert late.best.epochs_since == 0
+
+
+@pytest.mark.parametrize("values", [[0.5, 0.7, 0.6], [NAN, 0.7, 0.7], [NAN]])
+def test_what_is_best_goes_on_from_its_state(values):
+    scores = Scores("linear", patience=9)
+    scores.update(*values)
+    other = Scores("linear", patience=9)
+    other.update(0.99)
+    other.best.load_state_dict(copy.deepcopy(scores.best.state_dict()))
+    assert other.best.epochs_since == scores.best.epochs_since
+    assert other.kept() == scores.kept()
+    assert other.update(0.65) == scores.update(0.65)
 
 
 @pytest.mark.parametrize("monitor", ["uar", "loss"])

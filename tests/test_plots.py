@@ -9,7 +9,13 @@ from matplotlib.colors import to_hex
 from matplotlib.image import imread
 
 from deepspectrumlite.errors import MissingExtraError
-from deepspectrumlite.plots import confusion_figure, history_figure, plot_confusion, plot_history
+from deepspectrumlite.plots import (
+    confusion_figure,
+    history_figure,
+    plot_confusion,
+    plot_history,
+    plot_numbers,
+)
 
 MATRIX = np.array([[12, 8], [1, 99]])
 
@@ -163,6 +169,57 @@ def test_a_monitored_loss_is_marked_on_the_left():
     left, right = history_figure(HISTORY, monitor="devel_loss").axes
     assert "best: 0.625 in epoch 4" in curves(left)
     assert not any("best" in name for name in curves(right))
+
+
+def of_numbers(number, **values):
+    """As an epoch of output "linear": metrics down to -1, and errors in the user's unit."""
+    devel = {"loss": 1.5, "ccc": -0.5 + 0.3 * number, "mae": 9.0 / number, "rmse": 12.0 / number}
+    entry = {name: value for name, value in epoch(number).items() if "devel" not in name}
+    return entry | {f"devel_{name}": value for name, value in devel.items()} | values
+
+
+@pytest.mark.parametrize(("monitor", "side"), [("ccc", 1), ("mae", 0)])
+def test_errors_of_numbers_stand_with_the_losses(monitor, side):
+    history = [of_numbers(1), of_numbers(2, best=True), of_numbers(3, devel_ccc=None)]
+    axes = history_figure(history, monitor=monitor).axes
+    best = {"ccc": "best: 0.100 in epoch 2", "mae": "best: 4.500 in epoch 2"}[monitor]
+    names = [
+        {"train loss", "devel loss", "devel mae", "devel rmse"},
+        {"devel CCC"},
+    ]
+    names[side].add(best)
+    assert [set(curves(panel)) for panel in axes] == names
+    np.testing.assert_allclose(curves(axes[0])["devel rmse"].get_ydata(), [12, 6, 4])
+    low, high = axes[1].get_ylim()
+    assert low <= -0.2
+    assert 1 < high < 1.1
+
+
+def test_metrics_that_are_not_negative_start_at_0():
+    low, _ = history_figure(HISTORY, monitor="uar").axes[1].get_ylim()
+    assert low == 0
+
+
+def test_numbers_png(tmp_path):
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=(40, 2))
+    names = ["age in $\\frac{$", "height"]
+    for name, predicted in (("a", truth), ("b", truth), ("c", truth + 1), ("d", truth * 0)):
+        plot_numbers(truth, predicted, names, tmp_path / f"{name}.png", title="$\\frac{$, files")
+    a, b, c, d = (imread(tmp_path / f"{name}.png") for name in "abcd")
+    np.testing.assert_array_equal(a, b)
+    for other in (c, d):
+        assert a.shape != other.shape or (a != other).any()
+    # A panel for each of the numbers, 4 inches wide.
+    assert 1000 < a.shape[1] < 1300
+    plot_numbers(truth[:, :1], truth[:, :1], names[:1], tmp_path / "one.png")
+    assert 450 < imread(tmp_path / "one.png").shape[1] < 650
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_single_number_can_be_drawn(tmp_path):
+    plot_numbers(np.array([[3.0]]), np.array([[3.0]]), ["x"], tmp_path / "a.png")
+    assert (imread(tmp_path / "a.png") != 1).any()
 
 
 def test_the_second_phase_is_named_where_it_starts():

@@ -1,3 +1,4 @@
+import json
 import struct
 import subprocess
 import sys
@@ -48,8 +49,8 @@ def test_scores_are_the_mean_over_the_segments(model, recording, tone, seconds):
     np.testing.assert_allclose(found.segment_scores, expected, atol=1e-5)
     np.testing.assert_allclose(found.scores, expected.mean(axis=0), atol=1e-5)
     assert found.segment_starts.tolist() == [0.5 * i for i in range(len(expected))]
-    assert found.labels == ["high", "low", "noise"]
-    assert found.label == found.labels[expected.mean(axis=0).argmax()]
+    assert found.label == model.labels[expected.mean(axis=0).argmax()]
+    assert found.labels == [found.label]
 
 
 def test_it_hears_what_is_there(model, recording, tone):
@@ -68,12 +69,81 @@ def test_a_change_in_the_middle_shows_in_the_segments(model, recording, tone):
     assert [part["start"] for part in row["segments"]] == [0.0, 0.5, 1.0, 1.5]
     assert [part["end"] for part in row["segments"]] == [0.5, 1.0, 1.5, 2.0]
     for part, scores in zip(row["segments"], found.segment_scores, strict=True):
-        assert part["scores"] == dict(zip(found.labels, scores.tolist(), strict=True))
+        assert part["scores"] == dict(zip(model.labels, scores.tolist(), strict=True))
         assert part["label"] == max(part["scores"], key=part["scores"].get)
-    noise = found.segment_scores[:, found.labels.index("noise")]
+    noise = found.segment_scores[:, model.labels.index("noise")]
     assert noise[:2].min() > noise[2:].max()
-    assert row["scores"] == pytest.approx(dict(zip(found.labels, found.scores, strict=True)))
+    assert row["scores"] == pytest.approx(dict(zip(model.labels, found.scores, strict=True)))
     assert "segments" not in found.to_json()
+
+
+LABELS = {
+    "softmax": ["kick", "snare", "tom"],
+    "sigmoid": ["kick", "snare", "tom"],
+    "linear": ["age", "height"],
+    "ordinal": ["1", "2", "10"],
+}
+
+
+def with_scores(make_recipe, monkeypatch, output, *segments):
+    """A model that gives these scores to the segments of a recording."""
+    model = Classifier(make_recipe(f"model.output={output}"), LABELS[output]).eval()
+    if output == "sigmoid":
+        model.thresholds.copy_(torch.tensor([0.5, 0.25, 0.75]))
+    monkeypatch.setattr(model, "forward", lambda waveform: torch.tensor(segments))
+    return model
+
+
+# Segments of 0.5 s, the second one padded. Means are exact in float32.
+@pytest.mark.parametrize(
+    ("output", "segments", "mean", "answers"),
+    [
+        (
+            "softmax",
+            [[0.75, 0.125, 0.125], [0.0, 1.0, 0.0]],
+            [0.375, 0.5625, 0.0625],
+            [{"label": "snare"}, {"label": "kick"}, {"label": "snare"}],
+        ),
+        (
+            # On average at one threshold and above another; in the segments otherwise.
+            "sigmoid",
+            [[0.0, 0.125, 0.5], [0.25, 0.375, 1.0]],
+            [0.125, 0.25, 0.75],
+            [{"labels": ["snare", "tom"]}, {"labels": []}, {"labels": ["snare", "tom"]}],
+        ),
+        ("linear", [[20.0, -1.0], [40.0, 2.0]], [30.0, 0.5], [{}, {}, {}]),
+        (
+            "ordinal",
+            [[0.5], [13.0]],
+            [6.75],
+            [{"label": "10"}, {"label": "1"}, {"label": "10"}],
+        ),
+    ],
+)
+def test_json_of_each_output(make_recipe, monkeypatch, recording, output, segments, mean, answers):
+    model = with_scores(make_recipe, monkeypatch, output, *segments)
+    path = recording(np.ones(6000, np.float32))
+    found = predict_file(model, path, CPU)
+    names = ["value"] if output == "ordinal" else LABELS[output]
+    kind = "values" if output in ("linear", "ordinal") else "scores"
+    scores = [dict(zip(names, row, strict=True)) for row in (mean, *segments)]
+    rows = [answer | {kind: row} for answer, row in zip(answers, scores, strict=True)]
+    expected = {"path": str(path)} | rows[0]
+    assert found.to_json() == expected
+    parts = [{"start": 0.0, "end": 0.5} | rows[1], {"start": 0.5, "end": 0.75} | rows[2]]
+    assert found.to_json(segments=True) == expected | {"segments": parts}
+    assert json.loads(json.dumps(found.to_json(segments=True))) == expected | {"segments": parts}
+    labels = answers[0].get("labels", [answers[0]["label"]] if "label" in answers[0] else [])
+    assert found.labels == labels
+    assert found.label == ", ".join(labels)
+
+
+def test_nothing_above_a_threshold(make_recipe, monkeypatch, recording):
+    model = with_scores(make_recipe, monkeypatch, "sigmoid", [0.0, 0.125, 0.5])
+    found = predict_file(model, recording(np.ones(4000, np.float32)), CPU)
+    assert found.labels == []
+    assert found.label == ""
+    assert found.to_json()["labels"] == []
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, recall_score
 
 from deepspectrumlite.audio import cut_segments, load_audio
+from deepspectrumlite.config import parse_recipe
 from deepspectrumlite.errors import (
     AudioError,
     BackboneError,
@@ -59,6 +60,7 @@ def test_a_run_folder_holds_all_that_made_the_model(make_recipe, tones, tmp_path
         "history.jsonl",
         "manifest.csv",
         "model",
+        "run.json",
     ]
     assert (out / "curves.png").read_bytes()[:4] == PNG
     lines = (out / "history.jsonl").read_text(encoding="utf-8").splitlines()
@@ -110,7 +112,7 @@ def test_overwrite_never_deletes_a_folder_of_recordings(make_recipe, tones, tmp_
 def test_what_fails_before_training_leaves_all_as_it_was(make_recipe, tones, manifest_of, tmp_path):
     out = tmp_path / "run"
     one_label = manifest_of(lambda row: row if row["label"] == "low" else None)
-    with pytest.raises(TrainingError, match="only the label 'low'; at least two"):
+    with pytest.raises(ManifestError, match="only the label 'low'; at least two"):
         train_run(make_recipe(), one_label, out)
     assert not out.exists()
     train_run(make_recipe(HEAD_ONLY), tones, out)
@@ -119,7 +121,7 @@ def test_what_fails_before_training_leaves_all_as_it_was(make_recipe, tones, man
         lambda row: row | {"path": row["path"].replace("low-", "absent-")}, "absent.csv"
     )
     for recipe, manifest, kind in (
-        (make_recipe(), one_label, TrainingError),
+        (make_recipe(), one_label, ManifestError),
         (make_recipe(), absent, AudioError),
         (make_recipe("model.backbone=nonsense"), tones, BackboneError),
     ):
@@ -205,9 +207,52 @@ def test_a_label_in_test_only_is_refused(make_recipe, manifest_of, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_other_outputs_than_softmax_cannot_be_trained(make_recipe, tones, tmp_path):
-    with pytest.raises(TrainingError, match=r'model\.output is "sigmoid".*allowed: "softmax"'):
-        train_run(make_recipe("model.output=sigmoid"), tones, tmp_path / "run")
+def test_the_plan_says_what_was_asked_for(make_recipe, tones, tmp_path):
+    recipe, out = make_recipe(HEAD_ONLY, "train.seed=7"), tmp_path / "run"
+    train_run(recipe, tones, out)
+    plan = read_json(out / "run.json")
+    assert parse_recipe(plan["recipe"]) == recipe
+    assert plan["labels"] == ["high", "low", "noise"]
+    assert (plan["format"], plan["skipped"], plan["drew_splits"]) == (1, 0, False)
+
+
+@pytest.mark.parametrize(
+    ("output", "labels", "names"),
+    [
+        ("linear", {"low": "1.5", "high": "3", "noise": "2"}, ["label"]),
+        ("ordinal", {"low": "1", "high": "3", "noise": "2"}, ["1", "2", "3"]),
+        ("sigmoid", {"low": "a;b", "high": "b", "noise": ""}, ["a", "b"]),
+    ],
+)
+def test_other_outputs_are_trained_and_evaluated(
+    make_recipe, manifest_of, tmp_path, output, labels, names
+):
+    # One that differs, or nothing is wrong and numbers have too few values.
+    def change(row):
+        number = int(row["path"][-5])
+        value = labels[row["label"]]
+        return row | {"label": f"{float(value) + number / 10}" if output == "linear" else value}
+
+    manifest, out = manifest_of(change), tmp_path / "run"
+    train_run(make_recipe(f"model.output={output}"), manifest, out)
+    model = load_model(out)
+    assert model.labels == names
+    assert sorted(path.name for path in out.iterdir()) == [
+        "curves.png",
+        "history.jsonl",
+        "manifest.csv",
+        "model",
+        "run.json",
+    ]
+    report, where = evaluate_run(out, None, "devel", n_resamples=100)
+    main = {"linear": "ccc", "ordinal": "ccc", "sigmoid": "map"}[output]
+    history = [json.loads(line) for line in (out / "history.jsonl").open()]
+    kept = [record for record in history if record["best"]][-1]
+    # With its bootstrap interval; the value by which training chose this model.
+    assert report["files"][main]["value"] == pytest.approx(kept[f"devel_{main}"], abs=1e-6)
+    assert (where / "numbers.png").exists() == (output != "sigmoid")
+    if output == "sigmoid":
+        assert model.thresholds.tolist() != [0.5, 0.5]
 
 
 def test_tensorboard_on_request(make_recipe, tones, tmp_path):

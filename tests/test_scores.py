@@ -12,10 +12,21 @@ from deepspectrumlite.metrics import (
     confusion_matrix,
     interval,
     macro_f1,
+    macro_mean,
     recalls,
+    resample_counts,
     uar,
 )
-from deepspectrumlite.scores import classification_report
+from deepspectrumlite.row_metrics import (
+    average_precision,
+    ccc,
+    label_f1,
+    mae,
+    pearson,
+    rmse,
+    spearman,
+)
+from deepspectrumlite.scores import classification_report, multilabel_report, regression_report
 
 
 def test_report_agrees_with_its_parts():
@@ -101,3 +112,193 @@ def test_report_refuses_repeated_labels_and_no_files():
     empty = np.array([], dtype=int)
     with pytest.raises(ValueError, match="cannot resample 0 files"):
         classification_report(empty, empty, ["a", "b"])
+
+
+OF_NUMBERS = {"ccc": ccc, "pearson": pearson, "spearman": spearman, "mae": mae, "rmse": rmse}
+
+
+def random_targets(seed=0, n=60):
+    """(n, 2), (n, 2), (n,): truth and predictions of two targets, and 12 groups."""
+    rng = np.random.default_rng(seed)
+    groups = np.repeat(np.arange(12), n // 12)
+    truth = rng.normal(size=(n, 2))
+    error = rng.normal(size=(12, 2))[groups] + 0.3 * rng.normal(size=(n, 2))
+    return truth, truth + error * [0.5, 1.0], groups
+
+
+def random_sounds(seed=0, n=60):
+    """(n, 3), (n, 3), (n,): truth and scores of three labels, and 12 groups."""
+    rng = np.random.default_rng(seed)
+    groups = np.repeat(np.arange(12), n // 12)
+    truth = rng.random((n, 3)) < [0.2, 0.5, 0.6]
+    noise = 0.4 * rng.random((12, 3))[groups] + 0.3 * rng.random((n, 3))
+    return truth, 0.3 * truth + noise, groups
+
+
+def estimate(value, samples):
+    low, high = interval(samples)
+    return {"value": float(value), "low": low, "high": high, "level": 0.95}
+
+
+def check_numbers(report, truth, predicted, counts):
+    columns = list(zip(truth.T, predicted.T, strict=True))
+    for key, metric in OF_NUMBERS.items():
+        values = [metric(t, p) for t, p in columns]
+        samples = [metric(t, p, counts) for t, p in columns]
+        assert report[key] == estimate(np.mean(values), np.mean(samples, axis=0))
+        assert report[key]["low"] < report[key]["value"] < report[key]["high"]
+        for name, value, sample in zip(["x", "y"], values, samples, strict=True):
+            assert report["targets"][name][key] == estimate(value, sample)
+
+
+@pytest.mark.parametrize("with_units", [False, True])
+def test_regression_report_agrees_with_its_parts(with_units):
+    truth, predicted, groups = random_targets()
+    units = np.arange(60) // 2 if with_units else None
+    report = regression_report(
+        truth, predicted, ["x", "y"], units=units, groups=groups, n_resamples=300, seed=3
+    )
+    by_group = report.pop("by_group")
+    assert list(report) == ["n", *OF_NUMBERS, "targets"]
+    assert list(by_group) == ["n_groups", *OF_NUMBERS, "targets"]
+    assert (report["n"], by_group["n_groups"]) == (60, 12)
+    check_numbers(
+        report, truth, predicted, resample_counts(60, units=units, n_resamples=300, seed=3)
+    )
+    drawn = resample_counts(60, units=groups, n_resamples=300, seed=3)
+    check_numbers(by_group, truth, predicted, drawn)
+    widths = [r["mae"]["high"] - r["mae"]["low"] for r in (report, by_group)]
+    assert widths[1] > 1.2 * widths[0]
+
+
+def test_regression_report_is_json_with_null_for_what_is_unknown():
+    truth, predicted, _ = random_targets()
+    predicted[:, 1] = 0.1
+    report = regression_report(truth, predicted, ["x", "y"])
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+    unknown = {"value": None, "low": None, "high": None, "level": 0.95}
+    # A mean without the constant target would flatter.
+    assert report["targets"]["y"]["pearson"] == report["pearson"] == unknown
+    assert report["targets"]["x"]["pearson"]["value"] > 0.5
+    assert report["targets"]["y"]["ccc"]["value"] == 0
+    assert report["ccc"]["value"] == pytest.approx(report["targets"]["x"]["ccc"]["value"] / 2)
+
+
+def check_labels(report, truth, scores, counts):
+    decisions = scores >= [0.3, 0.5, 0.7]
+    precision = average_precision(truth, scores), average_precision(truth, scores, counts)
+    f1 = label_f1(truth, decisions), label_f1(truth, decisions, counts)
+    assert report["map"] == estimate(*map(macro_mean, precision))
+    assert report["macro_f1"] == estimate(*map(macro_mean, f1))
+    for i, label in enumerate("abc"):
+        found = report["labels"][label]
+        assert found["average_precision"] == estimate(precision[0][i], precision[1][:, i])
+        assert found["f1"] == estimate(f1[0][i], f1[1][:, i])
+        assert found["f1"]["low"] < found["f1"]["value"] < found["f1"]["high"]
+
+
+@pytest.mark.parametrize("with_units", [False, True])
+def test_multilabel_report_agrees_with_its_parts(with_units):
+    truth, scores, groups = random_sounds()
+    units = np.arange(60) // 2 if with_units else None
+    options = {"units": units, "groups": groups, "n_resamples": 300, "seed": 3}
+    report = multilabel_report(truth, scores, np.array([0.3, 0.5, 0.7]), list("abc"), **options)
+    by_group = report.pop("by_group")
+    assert list(report) == ["n", "map", "macro_f1", "labels"]
+    assert list(by_group) == ["n_groups", "map", "macro_f1", "labels"]
+    assert (report["n"], by_group["n_groups"]) == (60, 12)
+    assert [report["labels"][label]["threshold"] for label in "abc"] == [0.3, 0.5, 0.7]
+    assert [report["labels"][label]["positives"] for label in "abc"] == truth.sum(axis=0).tolist()
+    check_labels(report, truth, scores, resample_counts(60, units=units, n_resamples=300, seed=3))
+    drawn = resample_counts(60, units=groups, n_resamples=300, seed=3)
+    check_labels(by_group, truth, scores, drawn)
+    assert list(by_group["labels"]["a"]) == ["average_precision", "f1"]
+
+
+def test_multilabel_report_is_json_with_null_for_what_is_unknown():
+    truth, scores, groups = random_sounds()
+    truth[:, 0] = False  # no positive, but decided for
+    truth[:, 1] = groups == 3  # in one group only
+    scores[:, 2] = 0
+    truth[:, 2] = False  # neither true nor decided for
+    report = multilabel_report(truth, scores, np.full(3, 0.3), list("abc"), groups=groups)
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+    unknown = {"value": None, "low": None, "high": None, "level": 0.95}
+    a, b, c = (report["labels"][label] for label in "abc")
+    assert (a["positives"], b["positives"], c["positives"]) == (0, 5, 0)
+    assert a["average_precision"] == c["average_precision"] == c["f1"] == unknown
+    assert a["f1"] == {**unknown, "value": 0.0}
+    assert b["f1"]["low"] < b["f1"]["value"] < b["f1"]["high"]
+    # The means leave out what is unknown, which an F1 of 0 is not.
+    assert report["map"]["value"] == b["average_precision"]["value"]
+    assert report["macro_f1"]["value"] == pytest.approx(b["f1"]["value"] / 2)
+    for key in ("average_precision", "f1"):
+        assert report["by_group"]["labels"]["b"][key] == {**unknown, "value": b[key]["value"]}
+
+
+def numbers_report(**options):
+    truth, predicted, _ = random_targets()
+    return regression_report(truth, predicted, ["x", "y"], n_resamples=50, **options)
+
+
+def sounds_report(**options):
+    truth, scores, _ = random_sounds()
+    return multilabel_report(truth, scores, np.full(3, 0.5), list("abc"), n_resamples=50, **options)
+
+
+@pytest.mark.parametrize(("make", "key"), [(numbers_report, "ccc"), (sounds_report, "map")])
+def test_the_other_reports_treat_few_units_alike(make, key):
+    assert "by_group" not in make()
+    for n_groups, warned in [(1, True), (2, True), (4, True), (5, False)]:
+        report = make(groups=np.arange(60) % n_groups)
+        by_group = report["by_group"]
+        noun = "group" if n_groups == 1 else "groups"
+        warning = by_group.get("warning", "")
+        assert warning.startswith(f"only {n_groups} {noun}: ") == warned
+        assert by_group[key]["value"] == report[key]["value"] is not None
+        assert (by_group[key]["low"] is None) == (n_groups == 1)
+    alone = make(units=np.zeros(60))
+    assert alone[key]["low"] is alone[key]["high"] is None
+    nested = next(iter(alone["targets" if key == "ccc" else "labels"].values()))
+    assert all(e["low"] is None for e in nested.values() if isinstance(e, dict))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"names": ["x", "x"]}, "names repeat"),
+        ({"names": ["x"]}, r"truth has shape \(3, 2\), predicted \(3, 2\); both .* \(n, 1\)"),
+        ({"predicted": np.zeros((2, 2))}, r"predicted \(2, 2\); both must be \(n, 2\)"),
+        ({"truth": np.zeros(3), "predicted": np.zeros(3)}, r"truth has shape \(3,\)"),
+        ({"truth": np.zeros((3, 0)), "predicted": np.zeros((3, 0)), "names": []}, "at least one"),
+        ({"truth": np.zeros((0, 2)), "predicted": np.zeros((0, 2))}, "cannot resample 0 rows"),
+        ({"truth": np.full((3, 2), np.nan)}, "truth holds 3 values that are not finite"),
+        ({"groups": np.zeros(2)}, r"groups have shape \(2,\), but there are 3 rows"),
+    ],
+)
+def test_regression_report_names_what_is_wrong(change, message):
+    given = {"truth": np.zeros((3, 2)), "predicted": np.zeros((3, 2)), "names": ["x", "y"]}
+    with pytest.raises(ValueError, match=message) as caught:
+        regression_report(**given | change)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": ["a", "a"]}, "labels repeat"),
+        ({"labels": ["a"]}, r"truth has shape \(3, 2\), scores \(3, 2\); both .* \(n, 1\)"),
+        ({"thresholds": np.zeros(3)}, r"thresholds are .*; give 2 finite numbers"),
+        ({"thresholds": np.array([0.5, np.nan])}, r"thresholds are \[0.5, nan\]; give 2 finite"),
+        ({"scores": np.full((3, 2), np.inf)}, "scores holds 6 values that are not finite"),
+        ({"truth": np.zeros((3, 2))}, "truth is of type float64; give booleans"),
+        ({"truth": np.zeros((0, 2), bool), "scores": np.zeros((0, 2))}, "cannot resample 0 rows"),
+        ({"units": np.zeros(2)}, r"units or groups have shape \(2,\)"),
+    ],
+)
+def test_multilabel_report_names_what_is_wrong(change, message):
+    given = {"truth": np.ones((3, 2), bool), "scores": np.zeros((3, 2))}
+    given |= {"thresholds": np.full(2, 0.5), "labels": ["a", "b"]}
+    with pytest.raises(ValueError, match=message) as caught:
+        multilabel_report(**given | change)
+    assert "\n" not in str(caught.value)

@@ -1,5 +1,4 @@
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -7,22 +6,23 @@ import torch
 
 from deepspectrumlite import train as train_module
 from deepspectrumlite.audio import cut_segments, load_audio
-from deepspectrumlite.config import TrainSection
+from deepspectrumlite.augment import Augmentation
 from deepspectrumlite.data import Segments, scan
 from deepspectrumlite.errors import TrainingError
+from deepspectrumlite.evaluate import devel_scores, score_segments
+from deepspectrumlite.learner import Learner, Phase
+from deepspectrumlite.losses import class_weights
 from deepspectrumlite.manifest import load_manifest
 from deepspectrumlite.model import Classifier
-from deepspectrumlite.train import (
-    batch_loss,
-    class_weights,
-    devel_scores,
-    fit,
-    make_train_loader,
-)
+from deepspectrumlite.processes import Processes
+from deepspectrumlite.targets import Targets
+from deepspectrumlite.train import Batches, draw_seed, fit
 
-CPU = torch.device("cpu")
+CPU = Processes(torch.device("cpu"))
+LABELS = ["high", "low", "noise"]
 PLAIN = (
     "augment.mixup_alpha=0",
+    "augment.cutmix_probability=0",
     "augment.time_shift=0",
     "augment.speed=0",
     "augment.time_masks=0",
@@ -37,10 +37,13 @@ def table(tones, make_recipe):
 
 @pytest.fixture
 def cut(table, make_recipe):
-    def cut(*splits):
-        data = make_recipe().data
-        labels = ["high", "low", "noise"]
-        return [Segments(table[table["split"] == s].reset_index(), data, labels) for s in splits]
+    def cut(*splits, table=table, recipe=None, labels=LABELS):
+        recipe = recipe or make_recipe()
+        targets, found = Targets(recipe.model.output, labels, recipe.data), []
+        for split in splits:
+            rows = table[table["split"] == split].reset_index(drop=True)
+            found.append(Segments(rows, recipe.data, targets.encode(rows)))
+        return found
 
     return cut
 
@@ -51,9 +54,9 @@ def train_tiny(cut):
 
     def train_tiny(recipe, **options):
         torch.manual_seed(recipe.train.seed)
-        model = Classifier(recipe, ["high", "low", "noise"])
+        model = Classifier(recipe, LABELS)
         before = copy_state(model)
-        history = fit(model, *cut("train", "devel"), device=CPU, **options)
+        history = fit(model, *cut("train", "devel"), processes=CPU, **options)
         return model, history, before
 
     return train_tiny
@@ -66,9 +69,9 @@ def script_uar(monkeypatch):
     def script(*values):
         judged, real = [], train_module.devel_scores
 
-        def scores(model, devel, device):
+        def scores(model, devel, processes):
             judged.append(copy_state(model))
-            return real(model, devel, device) | {"devel_uar": values[len(judged) - 1]}
+            return real(model, devel, processes) | {"devel_uar": values[len(judged) - 1]}
 
         monkeypatch.setattr(train_module, "devel_scores", scores)
         return judged
@@ -176,75 +179,101 @@ def test_frozen_batch_norm_keeps_its_statistics(train_tiny, make_recipe):
     assert "backbone.network.conv_stem.weight" not in unchanged
 
 
-class Labelled(SimpleNamespace):
-    """A dataset of nothing but labels."""
+@pytest.fixture
+def draw(make_recipe):
+    """The batches of one epoch, of segments with the given labels."""
 
-    def __len__(self):
-        return len(self.label_index)
+    def draw(labels, *settings, epoch=0):
+        target = np.eye(3, dtype=np.float32)[labels]
+        batches = Batches(target, make_recipe(*settings), CPU)
+        batches.begin(1, epoch, 0)
+        drawn = list(batches)
+        assert len(drawn) == len(batches)
+        return drawn
 
-    def __getitem__(self, i):
-        return np.zeros(1, np.float32), int(self.label_index[i]), i
-
-
-def draw(label_index, **settings):
-    """All (label, index) pairs of one epoch."""
-    section = TrainSection(workers=0, **settings)
-    generator = torch.Generator().manual_seed(0)
-    loader = make_train_loader(Labelled(label_index=np.array(label_index)), section, generator)
-    return [pair for _, label, i in loader for pair in zip(label.tolist(), i.tolist(), strict=True)]
+    return draw
 
 
-def test_the_sampler_draws_classes_equally_often():
-    drawn = draw([0] * 900 + [1] * 80 + [2] * 20, balance="sampler", batch_size=10)
-    counts = np.bincount([label for label, _ in drawn])
+def flat(batches):
+    return [i for batch in batches for i in batch]
+
+
+def test_the_sampler_draws_classes_equally_often(draw):
+    labels = np.array([0] * 900 + [1] * 80 + [2] * 20)
+    drawn = flat(draw(labels, "train.balance=sampler", "train.batch_size=10"))
+    counts = np.bincount(labels[drawn])
     assert counts.sum() == 1000
     # Five standard deviations of a binomial of 1000 draws at 1/3.
     assert np.abs(counts - 1000 / 3).max() < 5 * np.sqrt(1000 * 2 / 9)
     # The last recording of the rarest class is drawn like its siblings: 1 in 60.
-    assert 3 < sum(i == 999 for _, i in drawn) < 35
+    assert 3 < drawn.count(999) < 35
 
 
 @pytest.mark.parametrize("balance", ["weights", "none"])
-def test_without_the_sampler_each_segment_comes_once(balance):
-    drawn = draw([0] * 15 + [1] * 5, balance=balance, batch_size=4)
-    assert sorted(i for _, i in drawn) == list(range(20))
-    assert [i for _, i in drawn] != list(range(20))
+def test_without_the_sampler_each_segment_comes_once(draw, balance):
+    drawn = flat(draw([0] * 15 + [1] * 5, f"train.balance={balance}"))
+    assert sorted(drawn) == list(range(20))
+    assert drawn != list(range(20))
 
 
-def test_an_incomplete_last_batch_is_dropped_but_not_the_only_one():
-    assert len(draw([0, 1] * 5, balance="none", batch_size=4)) == 8
-    assert len(draw([0, 1, 1], balance="none", batch_size=4)) == 3
+@pytest.mark.parametrize("balance", ["sampler", "none"])
+def test_each_epoch_has_an_order_of_its_own(draw, balance):
+    settings = (f"train.balance={balance}", "train.batch_size=4")
+    first, second = (draw([0, 1] * 10, *settings, epoch=epoch) for epoch in (0, 1))
+    assert first != second
+    assert first == draw([0, 1] * 10, *settings)
+    assert first != draw([0, 1] * 10, *settings, "train.seed=1")
 
 
-def test_class_weights_by_hand():
-    data = Labelled(label_index=np.array([0, 0, 0, 1]))
-    weights = class_weights(data, 3, TrainSection(balance="weights"))
+def test_an_incomplete_last_batch_is_dropped_but_not_the_only_one(draw):
+    balance = "train.balance=none"
+    assert [len(b) for b in draw([0, 1] * 5, balance, "train.batch_size=4")] == [4, 4]
+    assert [len(b) for b in draw([0, 1, 1], balance, "train.batch_size=4")] == [3]
+
+
+def test_seeds_differ_wherever_one_of_their_numbers_does():
+    numbers = [(0, 0, 0, 0, 0), (1, 0, 0, 0, 0), (0, 1, 0, 0, 0), (0, 0, 1, 0, 0)]
+    numbers += [(0, 0, 0, 1, 0), (0, 0, 0, 0, 1), (0, 0, 12, 3, 0), (0, 0, 1, 23, 0)]
+    seeds = [draw_seed(*given) for given in numbers]
+    assert len(set(seeds)) == len(seeds)
+    assert seeds == [draw_seed(*given) for given in numbers]
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    torch.Generator().manual_seed(max(seeds))
+
+
+def test_class_weights_by_hand(make_recipe):
+    target = np.eye(3, dtype=np.float32)[[0, 0, 0, 1]]
+    weights = class_weights(target, make_recipe("train.balance=weights"))
     assert weights.tolist() == pytest.approx([4 / (3 * 3), 4 / (3 * 1), 4 / 3])
     for balance in ("sampler", "none"):
-        assert class_weights(data, 3, TrainSection(balance=balance)).tolist() == [1, 1, 1]
+        recipe = make_recipe(f"train.balance={balance}")
+        assert class_weights(target, recipe).tolist() == [1, 1, 1]
 
 
-def test_batch_loss_by_hand(make_recipe, tone):
+def test_loss_of_a_batch_by_hand(make_recipe, tone):
     torch.manual_seed(0)
-    smoothing = 0.25
-    recipe = make_recipe(*PLAIN, f"train.label_smoothing={smoothing}")
+    settings = ("train.label_smoothing=0.25", "train.balance=weights", "model.dropout=0")
+    recipe = make_recipe(*PLAIN, *settings, "train.batch_norm=frozen")
     model = Classifier(recipe, ["a", "b"]).eval()
     waveform = torch.from_numpy(np.stack([tone(name, 1, 0.5) for name in ("low", "noise")]))
-    weights = torch.tensor([0.5, 3.0])
-    loss = batch_loss(model, waveform, torch.tensor([0, 1]), weights, torch.Generator())
     log_p = model(waveform).log().detach().numpy()
+    # Of twelve training segments one is of the second class: it weighs 6, the others 6 / 11.
+    given = np.eye(2, dtype=np.float32)[[0] * 11 + [1]]
+    augmentation = Augmentation(recipe.augment, recipe.data)
+    learner = Learner(model, Phase("fine_tune", 1, 1e-3, 1.0), given, 5, augmentation, CPU)
+    loss = learner.update(waveform, torch.eye(2), torch.tensor([0, 11]), seed=0)
     target = np.array([[0.875, 0.125], [0.125, 0.875]])
-    expected = -(target * log_p * weights.numpy()).sum() / 2
+    expected = -(target * log_p * np.array([6 / 11, 6])).sum() / 2
     assert loss.item() == pytest.approx(expected, rel=1e-4)
 
 
-def test_devel_scores_by_hand(make_recipe, table):
+def test_devel_scores_by_hand(make_recipe, table, cut):
     torch.manual_seed(3)
     recipe = make_recipe()
-    labels = ["high", "low", "noise"]
+    labels = LABELS
     model = Classifier(recipe, labels).eval()
-    rows = table[table["split"] == "devel"].reset_index()
-    scores = devel_scores(model, Segments(rows, recipe.data, labels), CPU)
+    rows = table[table["split"] == "devel"].reset_index(drop=True)
+    scores = devel_scores(model, *cut("devel"), CPU)
     by_file = []
     for path in rows["path"]:
         segments = cut_segments(load_audio(Path(path), recipe.data.sample_rate), recipe.data)
@@ -317,3 +346,70 @@ def test_workers_do_not_change_the_result(train_tiny, make_recipe):
         for n in (0, 1)
     ]
     assert without_seconds(histories[0]) == without_seconds(histories[1])
+
+
+def test_scores_are_in_the_order_of_the_segments(make_recipe, cut, monkeypatch):
+    (devel,) = cut("devel")
+    scored = []
+    for settings in ((), ("train.batch_size=5",), ("train.batch_size=2", "train.workers=1")):
+        torch.manual_seed(3)
+        model = Classifier(make_recipe(*settings), LABELS)
+        scored.append(score_segments(model, devel, CPU))
+    for scores in scored:
+        np.testing.assert_allclose(scores, scored[0], atol=1e-5)
+    one_by_one = [model(torch.from_numpy(devel[i][0])[None]).detach().numpy() for i in range(12)]
+    np.testing.assert_allclose(scored[0], np.concatenate(one_by_one), atol=1e-5)
+    # Shared between processes, whose answers come in the order of their ranks.
+    parts = []
+    for rank in range(5):
+        processes = Processes(torch.device("cpu"))
+        processes.count, processes.rank = 5, rank
+        monkeypatch.setattr(processes, "gather", lambda part: parts.append(part) or [part] * 5)
+        if rank < 4:
+            with pytest.raises(ValueError, match="could not broadcast"):
+                score_segments(model, devel, processes)
+    assert [len(part) for part in parts] == [3, 3, 2, 2]
+
+
+@pytest.fixture
+def numbers(table, cut, make_recipe):
+    """Fit a model to numbers: (model, history, devel)."""
+
+    def numbers(*settings, value=lambda label, i: 100 + 10 * LABELS.index(label) + i / 30):
+        recipe = make_recipe("model.output=linear", *settings)
+        given = [value(label, i) for i, label in enumerate(table["label"])]
+        own = table.assign(label=[str(number) for number in given])
+        train, devel = cut("train", "devel", table=own, recipe=recipe, labels=["label"])
+        torch.manual_seed(0)
+        model = Classifier(recipe, ["label"])
+        return model, fit(model, train, devel, processes=CPU), devel
+
+    return numbers
+
+
+def test_a_net_learns_numbers(numbers, learning_settings):
+    model, history, devel = numbers(*learning_settings, "train.epochs=14", "train.monitor=mae")
+    best = [record for record in history if record["best"]][-1]
+    assert best["devel_mae"] == min(record["devel_mae"] for record in history)
+    # By the mean of all it would be 6.7 off.
+    assert best["devel_mae"] < 4.5
+    found = devel_scores(model, devel, CPU)
+    assert found["devel_mae"] == pytest.approx(best["devel_mae"], abs=1e-5)
+    assert model.offset.item() == pytest.approx(110, abs=1)
+    assert model.scale.item() == pytest.approx(8.2, abs=0.3)
+
+
+def test_a_metric_that_is_not_defined_is_null_in_the_history(numbers, script_uar, monkeypatch):
+    real = train_module.devel_scores
+    values = iter([np.nan, 0.2, np.nan])
+    monkeypatch.setattr(
+        train_module, "devel_scores", lambda *given: real(*given) | {"devel_ccc": next(values)}
+    )
+    _, history, _ = numbers("train.epochs=2", "train.monitor=ccc")
+    assert [record["devel_ccc"] for record in history] == [None, 0.2, None]
+    assert [record["best"] for record in history] == [True, True, False]
+
+
+def test_numbers_that_are_all_the_same_are_refused(numbers):
+    with pytest.raises(TrainingError, match="label is the same number, 7, in all of train"):
+        numbers(value=lambda label, i: 7.0)
