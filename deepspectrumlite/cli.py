@@ -26,7 +26,7 @@ from deepspectrumlite.config import (
 )
 from deepspectrumlite.errors import (
     DeepSpectrumLiteError,
-    Interrupted,
+    ElsewhereError,
     MissingExtraError,
     RecipeError,
 )
@@ -58,6 +58,7 @@ app = typer.Typer(
 _TALKS = os.environ.get("RANK", "0") == "0"
 out = Console(quiet=not _TALKS)
 err = Console(stderr=True, quiet=not _TALKS)
+_errors = Console(stderr=True)
 
 Manifest = Annotated[
     Path,
@@ -89,15 +90,15 @@ def main() -> None:
     try:
         app()
     except RecipeError as error:
-        _fail(error, 2)
+        # The same in all processes, before they have found each other.
+        if _TALKS:
+            _print_error(error)
+        sys.exit(2)
     except DeepSpectrumLiteError as error:
-        _fail(error, 1)
+        _fail(error)
     except OSError as error:
         # Disk full, no permission: the system's message names the file.
-        _fail(error, 1)
-    except KeyboardInterrupt:
-        err.print("Interrupted.")
-        sys.exit(130)
+        _fail(error)
 
 
 @app.callback(invoke_without_command=True)
@@ -127,7 +128,7 @@ def demo(
         recipe, options = load_recipe("demo", changes or []), Options(overwrite=True)
         _train(partial(train_run, recipe, manifest, run, options), run)
         score, _ = _evaluate(run, manifest, "test", Options())
-        out.print("\nOne of its snares (SN4_01), as `predict` sees it:")
+        out.print("\nOne of its snares (SN4_01), as `predict` hears it; it can be wrong:")
         predict(run, [str(recordings / "audio" / "BJA_Pacific__BJA_Pacific__SN4_01.flac")])
     typer.echo(
         f"\n{score}\nModel:  {run / 'model'}\nScores: {run / 'test' / 'scores.json'}\n"
@@ -179,9 +180,9 @@ def preview(
     recipe: Recipe = "default",
     changes: Set = None,
     split: Annotated[str, typer.Option(help="train, devel, test, or all.")] = "all",
-    rows: Annotated[int, typer.Option(min=1, max=50, help="Segments to show.")] = 6,
+    rows: Annotated[int, typer.Option(min=1, max=24, help="Segments to show.")] = 6,
     columns: Annotated[
-        int, typer.Option(min=0, max=20, help="Augmented versions of each, beside the original.")
+        int, typer.Option(min=0, max=10, help="Augmented versions of each, beside the original.")
     ] = 5,
     seed: Annotated[int, typer.Option(min=0, help="Chooses segments and augmentation.")] = 0,
 ) -> None:
@@ -375,10 +376,10 @@ def _train(work: "Callable[..., Trained | None]", run: Path) -> "Trained | None"
     try:
         with _progress() as progress:
             trained = work(progress=progress, on_epoch=_epoch_printer())
-    except Interrupted as stop:
-        # Here, as typer would turn it into an exit without a word.
-        err.print(str(stop), soft_wrap=True, highlight=False)
-        raise typer.Exit(130) from None
+    except KeyboardInterrupt as stop:
+        hint = f" Go on with: deepspectrumlite train --resume {run}"
+        message = str(stop) or f"Interrupted.{hint if (run / 'run.json').is_file() else ''}"
+        raise KeyboardInterrupt(message) from None
     if trained is None or not _TALKS:
         return trained
     if trained.drew_splits:
@@ -539,9 +540,13 @@ def _rows(prediction: "Prediction | None", segments: bool) -> Iterator[list[Any]
 
 @contextmanager
 def _library() -> Iterator[None]:
-    """Name the extra where a package of the training side is missing."""
+    """Name the extra where a package of the training side is missing; say so when interrupted."""
     try:
         yield
+    except KeyboardInterrupt as stop:
+        # Here, as typer would turn it into an exit without a word.
+        err.print(str(stop) or "Interrupted.", soft_wrap=True, highlight=False)
+        raise typer.Exit(130) from None
     except ModuleNotFoundError as error:
         if (error.name or "deepspectrumlite").startswith("deepspectrumlite"):
             raise
@@ -564,9 +569,10 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
 
 def _print_error(error: Exception) -> None:
     message = " ".join(str(error).split())
-    err.print(f"[red]Error:[/red] {escape(message)}", soft_wrap=True, highlight=False)
+    _errors.print(f"[red]Error:[/red] {escape(message)}", soft_wrap=True, highlight=False)
 
 
-def _fail(error: Exception, code: int) -> None:
-    _print_error(error)
-    sys.exit(code)
+def _fail(error: Exception) -> None:
+    if not isinstance(error, ElsewhereError):
+        _print_error(error)
+    sys.exit(1)

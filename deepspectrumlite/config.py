@@ -215,7 +215,7 @@ class AugmentSection(_Section):
     ] = 0.1
     gain_db: Annotated[
         float,
-        Field(ge=0, le=60, description='largest change of level; seen with top_db = "none" only'),
+        Field(ge=0, le=60, description='largest change; seen with top_db = "none", unnormalised'),
     ] = 0.0
     reverb_share: Annotated[Share, Field(description="of the segments that get an echo")] = 0.0
     reverb_folder: Annotated[
@@ -431,6 +431,11 @@ class Recipe(_Section):
             raise ValueError(
                 f'data.order is {list(data.order)} with model.output "{output}"; allowed: each '
                 'label once, with model.output "ordinal"'
+            )
+        if self.loss == "ccc" and self.train.accumulate > 1:
+            raise ValueError(
+                f'train.accumulate is {self.train.accumulate} with loss "ccc", which needs the '
+                'whole batch at once; allowed: accumulate = 1, or loss "mse", "mae" or "huber"'
             )
         if self.train.accumulate * 2 > self.train.batch_size:
             raise ValueError(

@@ -177,7 +177,10 @@ class Segments:
         self.data = data
         self.target = target
         num_samples = np.rint(scanned["duration"].to_numpy(np.float64) * data.sample_rate)
-        starts = [segment_starts(int(length), data) for length in num_samples]
+        # Once for each length: an array for every recording would take more memory than the rest.
+        lengths, same = np.unique(num_samples, return_inverse=True)
+        by_length = [segment_starts(int(length), data) for length in lengths]
+        starts = [by_length[i] for i in same]
         counts = np.array([len(s) for s in starts], np.int64)
         self.dropped = int((counts == 0).sum())
         if self.dropped == len(scanned):
@@ -189,8 +192,9 @@ class Segments:
             )
         self.file_index = np.repeat(np.arange(len(scanned)), counts)
         self.start_seconds = np.concatenate(starts) / data.sample_rate
-        # Bytes: a quarter of the memory of an array of text.
-        self._paths = np.array([os.fsencode(path) for path in scanned["path"]])
+        # Bytes: a quarter of the memory of an array of text. Rows may be spans of one file.
+        self._path_index, paths = pd.factorize(scanned["path"])
+        self._paths = np.array([os.fsencode(path) for path in paths])
         start, end = _spans(scanned)
         self._start = np.array(start, np.float64)
         self._end = np.array(end, np.float64)
@@ -207,7 +211,7 @@ class Segments:
         """
         row = self.file_index[i]
         start, end = self._span(int(row), float(self.start_seconds[i]))
-        path = Path(os.fsdecode(bytes(self._paths[row])))
+        path = Path(os.fsdecode(bytes(self._paths[self._path_index[row]])))
         waveform = load_audio(path, self.data.sample_rate, start=start, end=end)
         size = self.data.segment_samples
         # Resampling may round the length up by a sample.

@@ -29,6 +29,10 @@ class TrainingError(DeepSpectrumLiteError):
     """Training cannot start or go on."""
 
 
+class ElsewhereError(DeepSpectrumLiteError):
+    """Another process that trains with this one has failed, and says why."""
+
+
 class Interrupted(KeyboardInterrupt):
     """The user stopped a training run, which is saved and can go on; the message says how."""
 

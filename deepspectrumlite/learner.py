@@ -132,8 +132,10 @@ class Learner:
         torch.manual_seed(seed)  # dropout
         self.generator.manual_seed(seed)
         image, target = self._graphed(waveform, target, index)
-        n_parts = min(self.recipe.train.accumulate, len(image))
-        parts = list(zip(image.chunk(n_parts), target.chunk(n_parts), strict=True))
+        # Two segments in each part at least, or BatchNorm has nothing to average over.
+        n_parts = max(1, min(self.recipe.train.accumulate, len(image) // 2))
+        images, targets = image.tensor_split(n_parts), target.tensor_split(n_parts)
+        parts = list(zip(images, targets, strict=True))
         losses, each = [], []
         self.optimizer.zero_grad()
         for number, (part, wanted) in enumerate(parts, 1):
@@ -143,7 +145,7 @@ class Learner:
                 each.append(sample_losses(logits, wanted, self.recipe, self.weights))
                 loss = each[-1].sum() / len(image)
                 if self.recipe.loss == "ccc":
-                    loss = ccc_loss(logits, wanted) * (len(part) / len(image))
+                    loss = self._ccc_loss(logits, wanted)
                 self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
         self.scaler.step(self.optimizer)
@@ -202,9 +204,7 @@ class Learner:
 
     @property
     def _ranks(self) -> bool:
-        augment = self.recipe.augment
-        some = augment.cutmix_probability > 0 or augment.mask_probability > 0
-        return augment.strength == "sapaugment" and some
+        return self.recipe.augment.strength == "sapaugment" and self.augmentation.changes_images
 
     def _strength(self, image: Tensor, target: Tensor, index: Tensor) -> Tensor:
         """``(batch,)``: how strongly SapAugment lets each segment be augmented."""
@@ -225,6 +225,15 @@ class Learner:
             self.policy = self.policy.to(self.device)
         ranked = strengths(everyones.flatten(), self.policy).view_as(everyones)
         return ranked[self.processes.rank]
+
+    def _ccc_loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """That of the whole batch, which the processes share."""
+        everyones = list(self.processes.gather_rows(logits.detach()))
+        everyones[self.processes.rank] = logits
+        targets = self.processes.gather_rows(target).flatten(0, 1)
+        loss = ccc_loss(torch.cat(everyones), targets)
+        # Each process knows the gradient of its own part, which DDP divides by their number.
+        return loss + (self.processes.count - 1) * (loss - loss.detach())
 
     def _remember(self, index: Tensor, losses: Tensor) -> None:
         everyones = self.processes.gather_rows(index)

@@ -248,8 +248,9 @@ def _tidy(
             source, table[name], table[name].str.strip() == "", "anything but nothing; fill it in"
         )
     folder = Path(os.path.normpath(source.absolute().parent))
-    paths = [os.path.normpath(folder / path) for path in table["path"]]
-    table["path"] = pd.Series(paths, index=table.index, dtype=object)
+    # Once for each file: many rows may be spans of one.
+    paths = {path: os.path.normpath(folder / path) for path in table["path"].unique()}
+    table["path"] = table["path"].map(paths).astype(object)
     if "split" in table:
         names = _text(table["split"]).str.strip().str.lower().map(_SPLIT_NAMES)
         _refuse(source, table["split"], names.isna(), f"{', '.join(SPLITS)}; mend the row")

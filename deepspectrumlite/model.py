@@ -7,11 +7,12 @@ from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from deepspectrumlite import __version__
 from deepspectrumlite.backbones import create_backbone
+from deepspectrumlite.checkpoint import write_atomically
 from deepspectrumlite.config import ModelSection, Recipe, parse_recipe
 from deepspectrumlite.decisions import Decision
 from deepspectrumlite.errors import ModelError, RecipeError
@@ -115,7 +116,8 @@ class Classifier(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         meta = {"format": FORMAT, "version": __version__, "labels": json.dumps(self.labels)}
         state = {key: value.contiguous() for key, value in self.state_dict().items()}
-        save_file(state, folder / "model.safetensors", {k: str(v) for k, v in meta.items()})
+        data = save(state, {k: str(v) for k, v in meta.items()})
+        write_atomically(folder / "model.safetensors", lambda file: file.write(data))
         described = {"format": FORMAT, "version": __version__} | self.recipe.model_dump()
         write_json(folder / "recipe.json", described)
         write_json(folder / "labels.json", self.labels)

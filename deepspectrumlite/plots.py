@@ -38,7 +38,7 @@ def plot_confusion(
         MissingExtraError: matplotlib is not installed.
         OSError: path cannot be written.
     """
-    _save(confusion_figure(matrix, labels, title=title), path)
+    save_figure(confusion_figure(matrix, labels, title=title), path)
 
 
 def plot_history(history: Sequence[dict[str, Any]], path: str | Path, *, monitor: str) -> None:
@@ -49,7 +49,7 @@ def plot_history(history: Sequence[dict[str, Any]], path: str | Path, *, monitor
         MissingExtraError: matplotlib is not installed.
         OSError: path cannot be written.
     """
-    _save(history_figure(history, monitor=monitor), path)
+    save_figure(history_figure(history, monitor=monitor), path)
 
 
 def plot_numbers(
@@ -66,7 +66,7 @@ def plot_numbers(
         MissingExtraError: matplotlib is not installed.
         OSError: path cannot be written.
     """
-    figure = _new_figure((4 * len(names), 4))
+    figure = new_figure((4 * len(names), 4))
     figure.set_layout_engine("constrained")
     for i, axes in enumerate(np.atleast_1d(figure.subplots(1, len(names)))):
         ends = [min(truth[:, i].min(), predicted[:, i].min())]
@@ -77,7 +77,7 @@ def plot_numbers(
         axes.set_title(names[i], parse_math=False)
     if title:
         figure.suptitle(title, parse_math=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def confusion_figure(matrix: npt.NDArray[Any], labels: Sequence[str], *, title: str = "") -> Figure:
@@ -92,11 +92,11 @@ def confusion_figure(matrix: npt.NDArray[Any], labels: Sequence[str], *, title: 
     cell = float(np.clip(8 / n, 0.38, 1.0))
     side = n * cell
     size = side + 2 * MARGIN
-    figure = _new_figure((size, size))
+    figure = new_figure((size, size))
     axes = figure.add_axes((MARGIN / size, MARGIN / size, side / size, side / size))
     image = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
     _write_cells(axes, matrix, percent, cell)
-    _name_classes(axes, [_shorten(label) for label in labels], cell)
+    _name_classes(axes, [shorten(label) for label in labels], cell)
     if title:
         axes.set_title(title, parse_math=False)
     bar = axes.inset_axes((1 + 0.15 / side, 0, 0.15 / side, 1))
@@ -124,7 +124,7 @@ def history_figure(history: Sequence[dict[str, Any]], *, monitor: str) -> Figure
             f"monitor {monitor!r} is not in the history of {len(history)} epochs; "
             f"it must be one of {[*metrics, *errors]}"
         )
-    figure = _new_figure((10, 4))
+    figure = new_figure((10, 4))
     figure.set_layout_engine("constrained")
     left, right = figure.subplots(1, 2)
     _draw_curves(left, history, ["train_loss", *errors], monitor)
@@ -138,7 +138,12 @@ def history_figure(history: Sequence[dict[str, Any]], *, monitor: str) -> Figure
     return figure
 
 
-def _new_figure(size: tuple[float, float]) -> Figure:
+def new_figure(size: tuple[float, float]) -> Figure:
+    """An empty figure of this width and height in inches.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -146,7 +151,8 @@ def _new_figure(size: tuple[float, float]) -> Figure:
     return Figure(figsize=size, dpi=DPI)
 
 
-def _save(figure: Figure, path: str | Path) -> None:
+def save_figure(figure: Figure, path: str | Path) -> None:
+    """Write a figure as a PNG, trimmed to what it holds."""
     figure.savefig(path, format="png", bbox_inches="tight", facecolor="white")
 
 
@@ -183,7 +189,8 @@ def _name_classes(axes: Axes, labels: Sequence[str], cell: float) -> None:
     axes.set_ylabel("True label")
 
 
-def _shorten(label: str) -> str:
+def shorten(label: str) -> str:
+    """A long name without its middle."""
     if len(label) <= MAX_LABEL:
         return label
     half = (MAX_LABEL - 1) // 2

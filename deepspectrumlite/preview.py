@@ -18,7 +18,7 @@ from deepspectrumlite.errors import AudioError, DeepSpectrumLiteError
 from deepspectrumlite.evaluate import Progress, silent
 from deepspectrumlite.frontend import FrontEnd, hertz_to_mel
 from deepspectrumlite.manifest import fail
-from deepspectrumlite.plots import _new_figure, _save, _shorten
+from deepspectrumlite.plots import new_figure, save_figure, shorten
 from deepspectrumlite.targets import Targets, find_targets, load_labelled
 
 if TYPE_CHECKING:
@@ -73,10 +73,14 @@ def draw_preview(
     """
     if picture.suffix.lower() != ".png":
         raise DeepSpectrumLiteError(f"{picture}: not a picture's name; allowed: one ending in .png")
+    if not picture.absolute().parent.is_dir():
+        raise DeepSpectrumLiteError(
+            f"{picture}: its folder does not exist; allowed: an existing one; make it first"
+        )
     preview = make_preview(
         recipe, manifest, split=split, rows=rows, columns=columns, seed=seed, progress=progress
     )
-    _save(_draw(preview, recipe), picture)
+    save_figure(_draw(preview, recipe), picture)
 
 
 def make_preview(
@@ -117,7 +121,7 @@ def make_preview(
     images, titles = _augment(recipe, targets, *batch, columns, seed)
     starts, paths = segments.start_seconds[used], scanned["path"].iloc[files]
     names = [
-        f"{_shorten(Path(path).name)}\nfrom {start:.2f} s"
+        f"{shorten(Path(path).name)}\nfrom {start:.2f} s"
         for path, start in zip(paths, starts, strict=True)
     ]
     return Preview(images[:rows], titles[:rows], names[:rows])
@@ -182,15 +186,15 @@ def _strength(recipe: Recipe, count: int, generator: torch.Generator) -> torch.T
 
 def _label(values: list[float], targets: Targets) -> str:
     """What a target means: "snare", "snare 0.7 + tom 0.3", "2.5", "arousal 0.2, valence 0.6"."""
-    names = [_shorten(label) for label in targets.labels]
+    names = [shorten(label) for label in targets.labels]
     if targets.output == "ordinal":
         known = dict(zip(targets.values, names, strict=True))
-        return known.get(values[0], f"{values[0]:.3g}")
+        return known.get(values[0], f"{values[0]:.4g}")
     if targets.output == "linear" and len(names) == 1:
-        return f"{values[0]:.3g}"
+        return f"{values[0]:.4g}"
     pairs = list(zip(names, values, strict=True))
     if targets.output == "linear":
-        return ", ".join(f"{name} {value:.3g}" for name, value in pairs)
+        return ", ".join(f"{name} {value:.4g}" for name, value in pairs)
     there = [(name, round(value, 2)) for name, value in pairs if value >= 0.005]
     there.sort(key=lambda pair: -pair[1])
     # What is there as a whole needs no number.
@@ -204,7 +208,7 @@ def _draw(preview: Preview, recipe: Recipe) -> "Figure":
     length = round(LINE_LENGTH * cell / HEIGHT)
     titles = [[_wrap(title, length) for title in row] for row in preview.titles]
     above = LINE * (1.6 + max(title.count("\n") for row in titles for title in row))
-    figure = _new_figure((columns * cell * 1.08, rows * (HEIGHT + above)))
+    figure = new_figure((columns * cell * 1.08, rows * (HEIGHT + above)))
     grid = {"left": 0, "right": 1, "bottom": 0, "top": 1, "wspace": 0.08, "hspace": above / HEIGHT}
     axes = figure.subplots(rows, columns, squeeze=False, gridspec_kw=grid)
     extent, places, names = image_axes(recipe)

@@ -5,14 +5,15 @@ one process, and everything here does nothing.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from deepspectrumlite.errors import DeepSpectrumLiteError, TrainingError
+from deepspectrumlite.errors import DeepSpectrumLiteError, ElsewhereError, TrainingError
 
 T = TypeVar("T")
 
@@ -50,7 +51,7 @@ class Processes:
                 failure, answer[1] = error, str(error)
         distributed.broadcast_object_list(answer, device=self._tensor_device)
         if answer[1] is not None:
-            raise failure or TrainingError(answer[1])
+            raise failure or ElsewhereError(answer[1])
         result: T = answer[0]
         return result
 
@@ -106,6 +107,17 @@ class Processes:
                 f"train.accumulate = {accumulate}; allowed: multiples of {parts}, from {2 * parts} "
                 f"on; try --set train.batch_size={lower}"
             )
+
+    @contextmanager
+    def noticing_failures(self) -> Iterator[None]:
+        """Say plainly that another process has gone, which torch reports as a broken connection."""
+        try:
+            yield
+        except RuntimeError as error:
+            gone = any(word in str(error) for word in ("gloo", "NCCL", "Connection", "Socket"))
+            if self.count == 1 or not gone:
+                raise
+            raise ElsewhereError("another process has failed; see its message") from error
 
     @property
     def _tensor_device(self) -> torch.device:

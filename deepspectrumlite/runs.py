@@ -37,7 +37,7 @@ from deepspectrumlite.targets import (
     find_targets,
     load_labelled,
 )
-from deepspectrumlite.train import Record, fit
+from deepspectrumlite.train import Record, Run, fit
 
 PLAN, CHECKPOINT = "run.json", "checkpoint.pt"
 
@@ -97,7 +97,7 @@ def train_run(
     """
     processes = Processes(choose_device(options.device))
 
-    def prepare() -> None:
+    def prepare() -> pd.DataFrame:
         data, output = recipe.data, recipe.model.output
         given = load_labelled(manifest, data, output)
         table = with_splits(given, recipe, options)
@@ -105,18 +105,20 @@ def train_run(
         scanned, skipped = scan_split(table, data, options, progress)
         # Again: without the bad recordings a label or a split may be gone.
         targets = _check(scanned, recipe, options)
-        Classifier(recipe, targets.labels)  # refuses what cannot be built
+        model = Classifier(recipe, targets.labels)
+        train, devel = (_segments(_rows(scanned, split), model) for split in ("train", "devel"))
+        Run(model, train, devel, processes, None, silent)  # refuses what cannot be trained
         # Only now: what fails before leaves everything as it was.
         _make_folder(out)
         _write_skipped(skipped, out)
         write_manifest(scanned, out / "manifest.csv")
         drew = "split" not in given or set(given["split"]) != set(table["split"])
         # At last: a folder with this file can go on from wherever it was stopped.
-        plan = {"recipe": recipe.model_dump(mode="json"), "labels": targets.labels}
+        plan = {"recipe": _from_anywhere(recipe).model_dump(mode="json"), "labels": targets.labels}
         _write_plan(plan | {"skipped": len(skipped), "drew_splits": drew}, out)
+        return scanned
 
-    processes.on_main(prepare)
-    return _train(out, processes, progress, on_epoch)
+    return _train(out, processes.on_main(prepare), processes, progress, on_epoch)
 
 
 def resume_run(
@@ -150,11 +152,14 @@ def resume_run(
         )
     if (out / "model" / "model.safetensors").is_file() and not (out / CHECKPOINT).is_file():
         return None
-    return _train(out, Processes(choose_device(options.device)), progress, on_epoch)
+    plan = _read_plan(out)
+    scanned = read_scanned(out / "manifest.csv", parse_recipe(plan["recipe"], str(out / PLAN)))
+    return _train(out, scanned, Processes(choose_device(options.device)), progress, on_epoch)
 
 
 def _train(
     out: Path,
+    scanned: pd.DataFrame,
     processes: Processes,
     progress: Progress,
     on_epoch: Callable[[Record], None],
@@ -164,26 +169,32 @@ def _train(
     recipe = parse_recipe(plan["recipe"], str(out / PLAN))
     torch.manual_seed(recipe.train.seed)
     model = Classifier(recipe, plan["labels"])
-    scanned = read_scanned(out / "manifest.csv", recipe)
     train, devel = (_segments(_rows(scanned, split), model) for split in ("train", "devel"))
     recorder = Recorder(out, recipe, on_epoch) if processes.is_main else None
-    history = fit(
-        model,
-        train,
-        devel,
-        processes=processes,
-        checkpoint=out / CHECKPOINT,
-        progress=progress,
-        on_epoch=recorder or (lambda record: None),
-    )
-    if recipe.model.output == "sigmoid":
-        set_thresholds(model, devel, processes)
+    with processes.noticing_failures():
+        history = fit(
+            model,
+            train,
+            devel,
+            processes=processes,
+            checkpoint=out / CHECKPOINT,
+            progress=progress,
+            on_epoch=recorder or (lambda record: None),
+        )
+        if recipe.model.output == "sigmoid":
+            set_thresholds(model, devel, processes)
 
     def finish() -> None:
-        _write_history(history, out)
-        if history:
-            plot_history(history, out / "curves.png", monitor=recipe.monitor)
-        model.save(out / "model")
+        try:
+            _write_history(history, out)
+            if history:
+                plot_history(history, out / "curves.png", monitor=recipe.monitor)
+            model.save(out / "model")
+        except OSError as error:
+            raise TrainingError(
+                f"{out}: the model cannot be written ({error}); make room or mend the permissions, "
+                f"then go on with: deepspectrumlite train --resume {out}"
+            ) from error
         (out / CHECKPOINT).unlink(missing_ok=True)
 
     processes.on_main(finish)
@@ -368,6 +379,14 @@ def _make_folder(out: Path) -> None:
             f"{out}: cannot be written ({error.strerror}); choose another --out, or mend the "
             "permissions"
         ) from None
+
+
+def _from_anywhere(recipe: Recipe) -> Recipe:
+    """The recipe with absolute folders, so that a run can go on from another directory."""
+    folders = {"noise_folder": "white", "reverb_folder": "none"}
+    given = {key: getattr(recipe.augment, key) for key in folders}
+    absolute = {key: str(Path(x).absolute()) for key, x in given.items() if x != folders[key]}
+    return recipe.model_copy(update={"augment": recipe.augment.model_copy(update=absolute)})
 
 
 def _write_plan(plan: dict[str, Any], out: Path) -> None:

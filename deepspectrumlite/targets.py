@@ -89,7 +89,7 @@ class Targets:
         return _column(table, self.data)
 
     def _encode_sets(self, table: pd.DataFrame) -> npt.NDArray[np.float32]:
-        if len(self.data.targets) > 1:
+        if _are_flags(self.data, self.output):
             columns = [_flags(table, name) for name in self.data.targets]
             return np.stack(columns, axis=1).astype(np.float32)
         encoded = np.zeros((len(table), len(self.labels)), np.float32)
@@ -122,7 +122,7 @@ def load_labelled(source: Path, data: DataSection, output: str) -> pd.DataFrame:
             f"any but {', '.join(TAKEN)}; give it another name in the manifest"
         )
     many = output == "sigmoid"
-    separator = data.separator if many and len(data.targets) == 1 else None
+    separator = data.separator if many and not _are_flags(data, output) else None
     table = load_manifest(source, targets=data.targets, separator=separator, allow_empty=many)
     if output == "softmax":
         _refuse_mixed(table, data)
@@ -135,7 +135,7 @@ def find_targets(table: pd.DataFrame, data: DataSection, output: str) -> Targets
     Raises:
         ManifestError: too few labels, or labels without an order for "ordinal"
     """
-    if len(data.targets) > 1 or output == "linear":
+    if _are_flags(data, output) or output == "linear":
         targets = Targets(output, list(data.targets), data)
         encoded = targets.encode(table)  # which refuses what is no number, or neither 0 nor 1
         if output == "sigmoid" and not encoded.any(axis=0).all():
@@ -147,6 +147,13 @@ def find_targets(table: pd.DataFrame, data: DataSection, output: str) -> Targets
         return targets
     if output == "sigmoid":
         names = {name for names in _sets(table, data) for name in names}
+        if names and names <= {*YES, *NO}:
+            column = data.targets[0]
+            fail(
+                table,
+                f"{column} holds only {', '.join(sorted(names))}; allowed: names of labels; for a "
+                f"""column of 0 and 1 give a list, as in --set 'data.target=["{column}"]'""",
+            )
     else:
         names = set(_column(table, data))
     labels = _in_order(table, names, data) if output == "ordinal" else sorted(names)
@@ -230,6 +237,7 @@ def _refuse_mixed(table: pd.DataFrame, data: DataSection) -> None:
                 f"{next(part for part in parts if part in labels)!r} in another row; allowed: one "
                 'label in each row; for several at once set model.output = "sigmoid"',
             )
+    _refuse_shared_parts(table, data, list(labels))
     fractions = [label for label in labels if _number(label) % 1 > 0]
     text = [label for label in labels if math.isnan(_number(label))]
     if fractions and text:
@@ -239,6 +247,12 @@ def _refuse_mixed(table: pd.DataFrame, data: DataSection) -> None:
             f"{text[0]!r} for {_first(table, data, text[0])}; allowed: labels only, or numbers "
             "only; mend the rows",
         )
+    if not text and len(labels) > max(10, len(table) / 2):
+        fail(
+            table,
+            f"{name} holds {len(labels)} different numbers in {len(table)} rows; allowed: labels, "
+            'several rows of each; to learn numbers set model.output = "linear"',
+        )
     if fractions:
         fail(
             table,
@@ -246,6 +260,27 @@ def _refuse_mixed(table: pd.DataFrame, data: DataSection) -> None:
             'allowed: labels; to learn numbers set model.output = "linear", or "ordinal" where '
             "they are steps",
         )
+
+
+def _refuse_shared_parts(table: pd.DataFrame, data: DataSection, labels: list[str]) -> None:
+    """Refuse "a;b" beside "a;c": as single labels they would have nothing in common."""
+    first: dict[str, str] = {}
+    for label in labels:
+        parts = [part.strip() for part in label.split(data.separator)]
+        for part in parts if len(parts) > 1 else []:
+            if part and first.setdefault(part, label) != label:
+                fail(
+                    table,
+                    f"{data.targets[0]} is {first[part]!r} for {_first(table, data, first[part])} "
+                    f"and {label!r} for {_first(table, data, label)}; allowed: one label in each "
+                    'row; for several at once set model.output = "sigmoid"; or set data.separator '
+                    "to what no label holds",
+                )
+
+
+def _are_flags(data: DataSection, output: str) -> bool:
+    """Whether each target column says 0 or 1 of one label; a list of columns, even of one."""
+    return output == "sigmoid" and not isinstance(data.target, str)
 
 
 def _column(table: pd.DataFrame, data: DataSection) -> Strings:
@@ -281,7 +316,8 @@ def _numbers(table: pd.DataFrame, name: str) -> npt.NDArray[np.float64]:
         fail(
             table,
             f"{name} is {given!r} for {table['path'].iloc[int(bad.argmax())]}; allowed: a number "
-            'like 0.5 in every row, as model.output is "linear"; mend the row',
+            'like 0.5 in every row, as model.output is "linear"; mend the row, or set data.target '
+            "to the column that holds the numbers",
         )
     return numbers
 

@@ -301,5 +301,6 @@ def _check_finite(losses: list[float], epoch: int, phase: Phase) -> None:
         key = "head_learning_rate" if phase.name == "head" else "learning_rate"
         raise TrainingError(
             f"the loss is not finite in epoch {epoch} of phase {phase.name}; train.{key} is "
-            f"{phase.learning_rate:g}, so try --set train.{key}={phase.learning_rate / 10:g}"
+            f"{phase.learning_rate:g}, so start again with --overwrite and --set "
+            f"train.{key}={min(phase.learning_rate / 10, 1e-3):g}"
         )

@@ -15,7 +15,7 @@ from deepspectrumlite.audio import load_audio, pad_segment
 from deepspectrumlite.augment import Augmentation, cutmix, mixup, sap_policy
 from deepspectrumlite.config import Recipe, load_recipe
 from deepspectrumlite.frontend import FrontEnd
-from deepspectrumlite.plots import _new_figure
+from deepspectrumlite.plots import new_figure
 from deepspectrumlite.preview import image_axes
 
 PICTURES = Path(__file__).parent / "pictures"
@@ -138,7 +138,7 @@ def masks() -> None:
 
 def sapaugment() -> None:
     """Above the policy, below one segment at five strengths."""
-    figure = _new_figure((5 * SIDE * 1.1, SIDE * 2.9))
+    figure = new_figure((5 * SIDE * 1.1, SIDE * 2.9))
     upper, lower = figure.subfigures(2, 1, height_ratios=(1.35, 1))
     upper.subplots_adjust(0.07, 0.2, 0.99, 0.9, wspace=0.08)
     by_a, by_s = upper.subplots(1, 2, sharey=True)
@@ -225,7 +225,7 @@ def shares(target: Tensor, one: str = "kick", other: str = "crash") -> str:
 def save_grid(rows: list[list[Cell]], name: str) -> None:
     """Write rows of images with titles."""
     n_columns = len(rows[0])
-    figure = _new_figure((n_columns * SIDE * 1.08, len(rows) * SIDE * 1.2))
+    figure = new_figure((n_columns * SIDE * 1.08, len(rows) * SIDE * 1.2))
     figure.subplots_adjust(0, 0, 1, 1, wspace=0.08, hspace=0.2)
     axes = figure.subplots(len(rows), n_columns, squeeze=False)
     draw_grid(axes, rows, settings())

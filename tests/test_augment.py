@@ -7,14 +7,12 @@ import torch
 from scipy import stats
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import deepspectrumlite.augment
+import deepspectrumlite.noise
 from deepspectrumlite.augment import (
     Augmentation,
     add_noise,
     change_level,
     cutmix,
-    load_noise,
-    load_responses,
     mixing_weights,
     mixup,
     reverb,
@@ -25,6 +23,7 @@ from deepspectrumlite.augment import (
 )
 from deepspectrumlite.config import AugmentSection, DataSection
 from deepspectrumlite.errors import TrainingError
+from deepspectrumlite.noise import load_noise, load_responses
 
 RATE = 1000
 DATA = DataSection(sample_rate=RATE, segment_seconds=0.5, hop_seconds=0.5)
@@ -811,7 +810,7 @@ def test_nothing_is_copied_between_gpu_and_host(everything):
 
 
 def test_noise_is_the_beginning_of_each_recording_at_the_same_level(save, monkeypatch):
-    monkeypatch.setattr(deepspectrumlite.augment, "NOISE_SECONDS", 2)
+    monkeypatch.setattr(deepspectrumlite.noise, "NOISE_SECONDS", 2)
     rng = np.random.default_rng(0)
     parts = {name: rng.normal(size=1500) * level for name, level in (("a", 1), ("b", 0.01))}
     parts["c"] = rng.normal(size=1500) * 0.1
@@ -836,7 +835,7 @@ def test_noise_is_bounded_and_resampled(save):
 
 
 def test_of_many_recordings_some_are_taken_evenly(save, monkeypatch):
-    monkeypatch.setattr(deepspectrumlite.augment, "MOST_RECORDINGS", 3)
+    monkeypatch.setattr(deepspectrumlite.noise, "MOST_RECORDINGS", 3)
     # One over the bound, so every second one; told apart by where the echo is.
     values = {name: np.eye(9)[0] + np.eye(9)[i + 1] / 2 for i, name in enumerate("abcd")}
     responses = load_responses(save("rooms", **values), DATA)

@@ -285,6 +285,19 @@ def tones_of(manifest):
     return Path(pd.read_csv(manifest)["path"][0]).parent
 
 
+@pytest.mark.parametrize("saved", [False, True])
+def test_an_interruption_outside_of_the_loop(run, tones, tiny_toml, tmp_path, monkeypatch, saved):
+    def interrupt(*given, **options):
+        if saved:
+            (tmp_path / "run.json").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("deepspectrumlite.runs.scan_split", interrupt)
+    code, text, errors = run("train", tiny_toml, "--data", tones, "--out", tmp_path)
+    hint = f" Go on with: deepspectrumlite train --resume {tmp_path}" if saved else ""
+    assert (code, text, errors) == (130, "", [f"Interrupted.{hint}"])
+
+
 def test_a_finished_run_is_not_resumed(run, trained):
     code, text, errors = run("train", "--resume", trained)
     assert (code, text, errors) == (0, f"{trained} is finished; nothing to do\n", [])

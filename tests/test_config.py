@@ -228,6 +228,11 @@ def test_wrong_values_name_the_key_the_value_and_what_is_allowed(section, key, v
             ["train.accumulate is 5; allowed: parts of at least 2", "up to 4", "batch_size 9"],
         ),
         (
+            "train",
+            {"loss": "ccc", "accumulate": 2},
+            ['train.loss is "ccc", but model.output is "softmax"; allowed: cross_entropy, focal'],
+        ),
+        (
             "augment",
             {"reverb_share": 0.25},
             ['[augment] reverb_share is 0.25, but reverb_folder is "none"; allowed: a folder'],
@@ -592,3 +597,17 @@ def test_empty_band_rule_names_the_first_empty_band():
     assert f"but mel band {first} of 499 to 520 Hz" in message(
         "frontend", n_mels=5, window_seconds=0.1, fmin=499, fmax=520
     )
+
+
+def test_the_ccc_of_parts_is_refused():
+    values = {"model": {"output": "linear"}, "train": {"loss": "ccc", "accumulate": 2}}
+    with pytest.raises(RecipeError, match="whole batch at once; allowed: accumulate = 1, or loss"):
+        parse_recipe(values)
+    values["train"]["loss"] = "mse"
+    assert parse_recipe(values).train.accumulate == 2
+
+
+def test_a_gain_that_would_be_undone_is_refused():
+    with pytest.raises(RecipeError, match="peak_normalise undoes any change of level; allowed: ga"):
+        parse_recipe({"augment": {"gain_db": 6}})
+    assert parse_recipe({"augment": {"gain_db": 6}, "frontend": {"peak_normalise": False}})

@@ -117,6 +117,15 @@ def test_uneven_parts_weigh_by_their_size(make_learner, batch):
         torch.testing.assert_close(parameter.grad, other[name].grad, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize(("n", "parts"), [(5, 4), (6, 4), (3, 2), (2, 2)])
+def test_no_part_is_a_single_segment(make_learner, batch, n, parts):
+    # With adapting BatchNorm a single one would be refused by torch.
+    learner = make_learner(
+        "train.batch_norm=adapt", "train.batch_size=8", f"train.accumulate={parts}"
+    )
+    assert np.isfinite(learner.update(*[part[:n] for part in batch], seed=1).item())
+
+
 def test_gradients_of_one_batch_do_not_leak_into_the_next(make_learner, batch):
     learner = make_learner(*PLAIN, "train.accumulate=3", "train.learning_rate=1e-30")
     learner.update(*batch, seed=1)

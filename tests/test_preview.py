@@ -183,7 +183,7 @@ def test_refuses_splits_that_are_not_there(make_recipe, tone, tmp_path, save_man
 def test_refuses_other_pictures(make_recipe, tones, tmp_path):
     with pytest.raises(DeepSpectrumLiteError, match=r"a\.jpg: .*allowed: one ending in \.png"):
         draw_preview(make_recipe(), tones, tmp_path / "a.jpg")
-    with pytest.raises(OSError, match="No such file or directory"):
+    with pytest.raises(DeepSpectrumLiteError, match=r"a\.png: its folder does not exist; allowed"):
         draw_preview(make_recipe(), tones, tmp_path / "no" / "a.png", rows=1, columns=0)
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from deepspectrumlite.errors import TrainingError
+from deepspectrumlite.errors import ElsewhereError, TrainingError
 from deepspectrumlite.processes import Processes
 from deepspectrumlite.runs import train_run
 from deepspectrumlite.train import Batches
@@ -102,7 +102,7 @@ def check_close(run, reference, atol=1e-5):
     [
         (),
         ("train.accumulate=2", "train.balance=weights"),
-        ("model.output=linear", "train.workers=1"),
+        ("model.output=linear", "train.workers=1", "train.loss=ccc"),
     ],
     ids=" ".join,
 )
@@ -205,7 +205,6 @@ def test_what_two_processes_are_refused(start_two, tones, tmp_path, settings, ma
 
 @pytest.mark.slow
 def test_accelerate_launch_starts_two_processes(start_two, tmp_path):
-    pytest.importorskip("accelerate")
     run = tmp_path / "run"
     out, _ = finish(start_two(run, *EXACT, kind="accelerate"))
     assert out == f"Model: {run / 'model'}   curves: {run / 'curves.png'}\n"
@@ -213,6 +212,16 @@ def test_accelerate_launch_starts_two_processes(start_two, tmp_path):
 
 
 # In one process that pretends.
+def test_a_broken_connection_is_said_to_be_one(monkeypatch):
+    processes = Processes(torch.device("cpu"))
+    closed = RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer")
+    with pytest.raises(RuntimeError, match="pair"), processes.noticing_failures():
+        raise closed
+    monkeypatch.setattr(processes, "count", 2)
+    with pytest.raises(ElsewhereError, match="another process"), processes.noticing_failures():
+        raise closed
+    with pytest.raises(RuntimeError, match="shapes"), processes.noticing_failures():
+        raise RuntimeError("shapes differ")
 
 
 @pytest.fixture

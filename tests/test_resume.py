@@ -506,6 +506,22 @@ def test_a_full_disk_leaves_the_checkpoint_before(cut_off):
     check_goes_on(run, whole, before)
 
 
+@pytest.mark.parametrize("name", ["model", "curves.png"])
+def test_the_model_cannot_be_written(cut_off, name):
+    run, whole = cut_off
+    if name == "model":
+        (run / name).write_text("in the way")
+    else:
+        (run / name).mkdir()
+    message = r"the model cannot be written \(.+\); make room .* --resume "
+    with pytest.raises(TrainingError, match=message):
+        resume_run(run)
+    assert (run / "checkpoint.pt").is_file()
+    (run / name).unlink() if name == "model" else (run / name).rmdir()
+    resume_run(run)
+    check_same(run, whole)
+
+
 def test_a_folder_that_may_not_be_written_any_more(cut_off, monkeypatch):
     run, whole = cut_off
     before, real = (run / "checkpoint.pt").read_bytes(), Path.open

@@ -12,6 +12,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, recall_s
 
 from deepspectrumlite.audio import cut_segments, load_audio
 from deepspectrumlite.config import parse_recipe
+from deepspectrumlite.data import Segments, scan
 from deepspectrumlite.errors import (
     AudioError,
     BackboneError,
@@ -19,9 +20,15 @@ from deepspectrumlite.errors import (
     ModelError,
     TrainingError,
 )
-from deepspectrumlite.manifest import load_manifest
+from deepspectrumlite.manifest import load_manifest, write_manifest
 from deepspectrumlite.model import load_model
-from deepspectrumlite.runs import Options, choose_device, evaluate_run, train_run
+from deepspectrumlite.runs import (
+    Options,
+    choose_device,
+    evaluate_run,
+    read_scanned,
+    train_run,
+)
 
 PNG = b"\x89PNG"
 HEAD_ONLY = "train.epochs=0"
@@ -433,3 +440,41 @@ def test_a_device_that_is_not_there(name, make_recipe, tones, tmp_path):
 def test_devices_by_name():
     assert choose_device("cpu") == torch.device("cpu")
     assert choose_device("auto").type in ("cpu", "cuda", "mps")
+
+
+def test_what_cannot_be_trained_leaves_nothing_behind(make_recipe, tones, tmp_path):
+    wrong = make_recipe("augment.noise_share=0.5", f"augment.noise_folder={tmp_path / 'nowhere'}")
+    with pytest.raises(TrainingError, match=r"noise_folder .* no such folder"):
+        train_run(wrong, tones, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_folders_of_a_run_are_absolute(make_recipe, tones, tmp_path, monkeypatch):
+    (tmp_path / "noises").mkdir()
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 8000)
+    soundfile.write(tmp_path / "noises" / "a.wav", noise, 8000)
+    monkeypatch.chdir(tmp_path)
+    recipe = make_recipe("augment.noise_share=0.5", "augment.noise_folder=noises", "train.epochs=0")
+    train_run(recipe, tones, tmp_path / "run")
+    plan = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert plan["recipe"]["augment"]["noise_folder"] == str(tmp_path / "noises")
+    assert plan["recipe"]["augment"]["reverb_folder"] == "none"
+
+
+def test_a_run_goes_on_with_the_segments_that_it_began_with(make_recipe, tmp_path, save_manifest):
+    # At a rate and with spans that no decimal number holds exactly.
+    rng, rows = np.random.default_rng(0), []
+    for i in range(6):
+        path = tmp_path / f"{i}.wav"
+        soundfile.write(path, rng.uniform(-0.5, 0.5, 11025 * 2 + 7 * i), 11025)
+        rows.append({"path": path.name, "label": "ab"[i % 2], "split": "train", "start": i / 7})
+    recipe = make_recipe("data.segment_seconds=0.3", "data.hop_seconds=0.1")
+    table = load_manifest(save_manifest(tmp_path / "list.csv", rows))
+    scanned, _ = scan(table, recipe.data)
+    write_manifest(scanned, tmp_path / "manifest.csv")
+    target = np.zeros((6, 2), np.float32)
+    again = read_scanned(tmp_path / "manifest.csv", recipe)
+    one, other = (Segments(rows, recipe.data, target) for rows in (scanned, again))
+    assert len(one) == len(other) > 60
+    for i in range(len(one)):
+        np.testing.assert_array_equal(one[i][0], other[i][0])

@@ -494,3 +494,30 @@ def test_targets_survive_scanning(tmp_path, tones):
     scanned, _ = scan(table[:6], data)
     found = find_targets(scanned, DataSection(target="age"), "linear").encode(scanned)
     assert found.tolist() == [[i] for i in range(6)]
+
+
+def test_several_labels_that_never_stand_alone(tmp_path):
+    message = r"label is 'c;d' for .*1\.wav and 'd;a' for .*2\.wav; allowed: one label in each row"
+    with pytest.raises(ManifestError, match=message):
+        load(tmp_path, "a;b", "c;d", "d;a")
+    assert len(load(tmp_path, "a;b", "c;d", "a;b")) == 3  # names with a semicolon, then
+    assert len(load(tmp_path, "a;b", "c;d", "d;a", separator="|")) == 3
+
+
+def test_one_column_of_flags():
+    table = table_of(x=["1", "0", "1"])
+    refused(
+        lambda: find_targets(table, DataSection(target="x"), "sigmoid"),
+        "x holds only 0, 1; allowed: names of labels; for a column of 0 and 1 give a list",
+    )
+    found = find_targets(table, DataSection(target=("x",)), "sigmoid")
+    assert (found.labels, found.encode(table).tolist()) == (["x"], [[1], [0], [1]])
+
+
+def test_numbers_that_are_hardly_labels(tmp_path):
+    ages = [str(20 + i) for i in range(12)]
+    message = "label holds 12 different numbers in 12 rows; allowed: labels"
+    with pytest.raises(ManifestError, match=message):
+        load(tmp_path, *ages)
+    assert len(load(tmp_path, *ages, *ages)) == 24  # numbered classes
+    assert len(load(tmp_path, *ages, "unknown")) == 13
