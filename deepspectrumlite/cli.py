@@ -128,8 +128,9 @@ def demo(
         recipe, options = load_recipe("demo", changes or []), Options(overwrite=True)
         _train(partial(train_run, recipe, manifest, run, options), run)
         score, _ = _evaluate(run, manifest, "test", Options())
-        out.print("\nOne of its snares (SN4_01), as `predict` hears it; it can be wrong:")
-        predict(run, [str(recordings / "audio" / "BJA_Pacific__BJA_Pacific__SN4_01.flac")])
+        out.print("\nA kick (BD_01), a ride (RD_01) and a snare (SN4_01), as `predict` hears them:")
+        kit = recordings / "audio" / "BJA_Pacific__BJA_Pacific__{}.flac"
+        predict(run, [str(kit).format(name) for name in ("BD_01", "RD_01", "SN4_01")])
     typer.echo(
         f"\n{score}\nModel:  {run / 'model'}\nScores: {run / 'test' / 'scores.json'}\n"
         f"Plots:  {run / 'curves.png'}, {run / 'test' / 'confusion.png'}"
