@@ -114,9 +114,10 @@ class Classifier(nn.Module):
     def save(self, folder: Path) -> None:
         """Write ``model.safetensors``, ``recipe.json`` and ``labels.json`` into a folder."""
         folder.mkdir(parents=True, exist_ok=True)
-        meta = {"format": FORMAT, "version": __version__, "labels": json.dumps(self.labels)}
+        # One entry: safetensors writes several in an order that differs from time to time.
+        meta = {"labels": json.dumps(self.labels)}
         state = {key: value.contiguous() for key, value in self.state_dict().items()}
-        data = save(state, {k: str(v) for k, v in meta.items()})
+        data = save(state, meta)
         write_atomically(folder / "model.safetensors", lambda file: file.write(data))
         described = {"format": FORMAT, "version": __version__} | self.recipe.model_dump()
         write_json(folder / "recipe.json", described)

@@ -62,6 +62,8 @@ def check_same(run, reference):
     found, expected = weights_of(run), weights_of(reference)
     assert found.keys() == expected.keys()
     assert [key for key in found if not torch.equal(found[key], expected[key])] == []
+    one, other = (folder / "model" / "model.safetensors" for folder in (run, reference))
+    assert one.read_bytes() == other.read_bytes()
     assert sorted(path.name for path in run.iterdir()) == sorted(
         path.name for path in reference.iterdir()
     )
