@@ -31,7 +31,10 @@ from deepspectrumlite.config import DataSection, FrontEndSection
 FLOOR = 1e-16
 # Segments that a CPU transforms at a time: their intermediate results stay in its cache, and in
 # memory that the process has already (new pages took a third of the time at 32 segments).
-CPU_PART = 8
+CPU_PART = 2
+# A band is a sum over few neighbouring bins, so a matrix for all bands and bins is mostly zeros.
+# Two parts, low and high bands, halve it; more parts save less than their copies cost.
+MEL_PARTS = 2
 
 Floats = npt.NDArray[np.float64]
 
@@ -47,7 +50,6 @@ class FrontEnd(nn.Module):
     ``data.segment_samples`` many.
     """
 
-    mel: Tensor
     bins: Tensor
     dct: Tensor
     colors: Tensor
@@ -63,18 +65,17 @@ class FrontEnd(nn.Module):
         self.win_length = section.win_length(rate)
         self.n_fft = section.n_fft(rate)
         self.n_frames = 1 + (self.num_samples - self.win_length) // self.hop_length
+        hertz = np.arange(self.n_fft // 2 + 1) * rate / self.n_fft
+        bins = np.flatnonzero((hertz >= section.fmin) & (hertz <= section.fmax_hz(rate)))
         # tf.signal.hann_window, numpy.hanning(n + 1)[:-1]: periodic, not symmetric.
-        self.dft = RealDFT(self.n_fft, np.hanning(self.win_length + 1)[:-1])
+        self.dft = RealDFT(self.n_fft, np.hanning(self.win_length + 1)[:-1], bins)
         if section.frequency == "mel":
             mel = mel_matrix(section.n_mels, self.n_fft, rate, section.fmin, section.fmax_hz(rate))
-            _constant(self, "mel", self.dft.scatter_rows(mel))
+            self.mel = SparseProduct(self.dft.scatter_rows(mel))
             n_bands = section.n_mels
         else:
-            hertz = np.arange(self.n_fft // 2 + 1) * rate / self.n_fft
-            bins = np.flatnonzero((hertz >= section.fmin) & (hertz <= section.fmax_hz(rate)))
-            self.register_buffer(
-                "bins", torch.from_numpy(self.dft.position[bins]), persistent=False
-            )
+            position = torch.from_numpy(self.dft.position[bins])
+            self.register_buffer("bins", position, persistent=False)
             n_bands = len(bins)
         if section.n_mfcc:
             _constant(self, "dct", dct_matrix(section.n_mels, section.n_mfcc, section.lifter))
@@ -114,8 +115,10 @@ class FrontEnd(nn.Module):
         """``(batch, num_samples)`` -> ``(batch, n_frames, n_bands)``, bands in power."""
         spectrum: Tensor = self.dft(self.frames(waveform))
         if self.section.frequency == "mel":
-            return spectrum @ self.mel
-        return spectrum.index_select(-1, self.bins)
+            bands: Tensor = self.mel(spectrum)
+        else:
+            bands = spectrum.flatten(1).index_select(-1, self.bins)
+        return bands.view(waveform.shape[0], self.n_frames, -1)
 
     def scale(self, power: Tensor) -> Tensor:
         """``(batch, n_frames, n_bands)`` in power -> the same in dB, or ``n_mfcc`` coefficients."""
@@ -133,20 +136,15 @@ class FrontEnd(nn.Module):
         """``(batch, num_samples)`` -> ``(batch, n_frames, win_length)``, overlapping.
 
         Joins shifted slices of whole hops: ``unfold`` would become a slow gather when exported.
-        In memory the samples of a frame come first, as the transform wants them: turning the hops
-        is cheaper than turning the frames, which overlap.
         """
-        batch = waveform.shape[0]
         n_slices = -(-self.win_length // self.hop_length)
         n_hops = self.n_frames + n_slices - 1
         missing = n_hops * self.hop_length - self.num_samples
         if missing > 0:
             waveform = functional.pad(waveform, (0, missing))
-        waveform = waveform[:, : n_hops * self.hop_length]
-        hops = waveform.reshape(batch * n_hops, self.hop_length).t().contiguous()
-        hops = hops.view(self.hop_length, batch, n_hops)
-        slices = [hops[..., i : i + self.n_frames] for i in range(n_slices)]
-        return torch.cat(slices)[: self.win_length].permute(1, 2, 0)
+        hops = waveform[:, : n_hops * self.hop_length].reshape(-1, n_hops, self.hop_length)
+        slices = [hops[:, i : i + self.n_frames] for i in range(n_slices)]
+        return torch.cat(slices, dim=-1)[..., : self.win_length]
 
     def colorize(self, features: Tensor) -> Tensor:
         """``(batch, n_frames, n_bands)`` -> ``(batch, 3, n_bands, n_frames)``, in 0..1.
@@ -189,61 +187,95 @@ class RealDFT(nn.Module):
     """Power spectrum of windowed real frames by a four-step (Cooley-Tukey) transform.
 
     With ``n_fft = rows * columns`` and samples ``n = columns a + b``, bin ``k = p + rows q`` is
-    ``sum_b W_columns^(b q) W_n_fft^(b p) sum_a window[n] x[n] W_rows^(a p)``: two batches of small
-    real matrix products. The first has a matrix for each ``b``, which holds the window and the
-    twiddle factors too. A real input needs ``p = 0 .. rows / 2`` only; the other bins are mirror
-    images. Bins come out in the order ``(p, q)``; see :attr:`position`.
+    ``sum_b W_columns^(b q) W_n_fft^(b p) sum_a W_rows^(a p) window[n] x[n]``: two small real matrix
+    products with a twiddle product between them. Both have the constant on the right and the frames
+    in the rows, which is what the matrix kernels of phones and of torch want.
+
+    A real input needs ``p = 0 .. rows / 2`` only; the other bins are mirror images. The ``q`` come
+    in the order 0, last, 1, last but one, ..., so that each column holds higher bins than the one
+    before; columns without any of the wanted bins are left out. See :attr:`position`.
 
     Source: Bailey 1990, "FFTs in external or hierarchical memory".
     """
 
+    window: Tensor
     first: Tensor
+    twiddle_real: Tensor
+    twiddle_imag: Tensor
     second: Tensor
 
-    def __init__(self, n_fft: int, window: Floats | None = None) -> None:
+    def __init__(self, n_fft: int, window: Floats, bins: npt.NDArray[np.int64]) -> None:
+        """``bins``: those of 0 .. n_fft / 2 that are wanted."""
         super().__init__()
-        window = np.ones(n_fft) if window is None else window
-        self.rows, self.columns = _two_factors(n_fft)
+        self.rows, columns = _two_factors(n_fft)
         self.n_rows = self.rows // 2 + 1
         # A window shorter than the transform leaves whole rows of zeros: not multiplied.
-        self.used_rows = -(-len(window) // self.columns)
-        self.missing = self.used_rows * self.columns - len(window)
-        a, p = np.arange(self.used_rows), np.arange(self.n_rows)
-        b, q = np.arange(self.columns), np.arange(self.columns)
-        sample = self.columns * a + b[:, None]
-        turn = np.exp(-2j * np.pi * p[:, None] * sample[:, None, :] / n_fft)
-        first = turn * np.pad(window, (0, self.missing))[sample][:, None, :]
-        second = np.exp(-2j * np.pi * np.outer(q, b) / self.columns)
-        of_real = np.vstack([second.real, second.imag])
-        of_imag = np.vstack([-second.imag, second.real])
-        _constant(self, "first", np.concatenate([first.real, first.imag], axis=1))
-        # Its columns have the order that the first product has in memory: (b, real or imaginary).
-        _constant(self, "second", np.dstack([of_real, of_imag]).reshape(2 * self.columns, -1))
-        k = (p[:, None] + self.rows * q[None, :]).ravel()
-        # Index of bin 0 .. n_fft // 2 in the output; either of two mirrored bins will do.
-        self.position = np.zeros(n_fft // 2 + 1, dtype=np.int64)
-        self.position[np.minimum(k, n_fft - k)] = np.arange(len(k))
+        self.used_rows = -(-len(window) // columns)
+        self.missing = self.used_rows * columns - len(window)
+        a, b, p = np.arange(self.used_rows), np.arange(columns), np.arange(self.n_rows)
+        q = np.column_stack([b, b[::-1]]).ravel()[:columns]
+        k = p[:, None] + self.rows * q
+        k = np.minimum(k, n_fft - k)  # either of two mirrored bins will do
+        used = np.isin(k, bins).any(axis=0)
+        q, k = q[used], k[:, used]
+        first = np.exp(-2j * np.pi * np.outer(a, p) / self.rows)
+        twiddle = np.exp(-2j * np.pi * np.outer(p, b) / n_fft)
+        second = np.exp(-2j * np.pi * np.outer(b, q) / columns)
+        _constant(self, "window", window)
+        _constant(self, "first", np.hstack([first.real, first.imag]))
+        _constant(self, "twiddle_real", twiddle.real)
+        _constant(self, "twiddle_imag", twiddle.imag)
+        of_real = np.hstack([second.real, second.imag])
+        of_imag = np.hstack([-second.imag, second.real])
+        _constant(self, "second", np.vstack([of_real, of_imag]))
+        self.columns, self.n_columns = columns, len(q)
+        # Index of a bin in an output of n_rows * n_columns; -1: not computed.
+        self.position = np.full(n_fft // 2 + 1, -1)
+        self.position[k.ravel()] = np.arange(k.size)
 
     def forward(self, frames: Tensor) -> Tensor:
-        """``(batch, n_frames, len(window))`` -> ``(batch, n_frames, n_rows * columns)``, in power.
-
-        Works on ``(samples or bins, all frames)``: a few large products, and no copy between them.
-        """
-        batch, n_frames, _ = frames.shape
-        samples = frames.permute(2, 0, 1)
+        """``(batch, n_frames, len(window))`` -> ``(all frames, n_rows, n_columns)``, in power."""
+        frames = frames * self.window
         if self.missing:
-            samples = functional.pad(samples, (0, 0, 0, 0, 0, self.missing))
-        grid = samples.reshape(self.used_rows, self.columns, batch * n_frames).transpose(0, 1)
-        turned = (self.first @ grid).view(2 * self.columns, self.n_rows, batch * n_frames)
-        real, imag = torch.split(self.second @ turned.transpose(0, 1), self.columns, dim=1)
-        power = torch.addcmul(real * real, imag, imag)
-        return power.view(-1, batch, n_frames).permute(1, 2, 0)
+            frames = functional.pad(frames, (0, self.missing))
+        grid = frames.reshape(-1, self.used_rows, self.columns).mT
+        real, imag = torch.split((grid @ self.first).mT, self.n_rows, dim=1)
+        turned_real = torch.addcmul(real * self.twiddle_real, imag, self.twiddle_imag, value=-1)
+        turned_imag = torch.addcmul(real * self.twiddle_imag, imag, self.twiddle_real)
+        spectrum = torch.cat([turned_real, turned_imag], dim=-1) @ self.second
+        real, imag = torch.split(spectrum, self.n_columns, dim=-1)
+        return torch.addcmul(real * real, imag, imag)
 
     def scatter_rows(self, matrix: Floats) -> Floats:
-        """``(n_fft // 2 + 1, n)`` -> ``(n_rows * columns, n)``: rows where their bins come out."""
-        scattered = np.zeros((self.n_rows * self.columns, matrix.shape[1]))
-        scattered[self.position] = matrix
-        return scattered
+        """``(n_fft // 2 + 1, n)`` -> ``(n_rows, n_columns, n)``: rows where their bins come out."""
+        scattered = np.zeros((self.n_rows * self.n_columns, matrix.shape[1]))
+        computed = self.position >= 0
+        assert not matrix[~computed].any(), "a bin is needed that is not computed"
+        scattered[self.position[computed]] = matrix[computed]
+        return scattered.reshape(self.n_rows, self.n_columns, -1)
+
+
+class SparseProduct(nn.Module):
+    """A matrix of bands, applied to a spectrum in a few parts that leave most of its zeros out."""
+
+    def __init__(self, matrix: Floats) -> None:
+        """``matrix``: ``(n_rows, n_columns, n_bands)``."""
+        super().__init__()
+        self.columns: list[slice] = []
+        for part in np.array_split(matrix, min(MEL_PARTS, matrix.shape[2]), axis=2):
+            used = np.flatnonzero(part.any(axis=(0, 2)))
+            columns = slice(int(used[0]), int(used[-1]) + 1)
+            weights = part[:, columns].reshape(-1, part.shape[2])
+            _constant(self, f"part_{len(self.columns)}", weights)
+            self.columns.append(columns)
+
+    def forward(self, spectrum: Tensor) -> Tensor:
+        """``(n, n_rows, n_columns)`` -> ``(n, n_bands)``."""
+        parts = [
+            spectrum[:, :, columns].flatten(1) @ self.get_buffer(f"part_{i}")
+            for i, columns in enumerate(self.columns)
+        ]
+        return torch.cat(parts, dim=-1)
 
 
 def _two_factors(n: int) -> tuple[int, int]:

@@ -119,13 +119,30 @@ def test_noise_agrees_from_end_to_end(name, peak_normalise):
 # Against independent derivations.
 
 
+def bins_of(dft, frames, bins):
+    """(n_segments * n_frames, n_bins): power of the bins that were asked for."""
+    return dft(frames).flatten(1)[:, torch.from_numpy(dft.position[bins])].numpy()
+
+
 @pytest.mark.parametrize("n_fft", [1, 2, 7, 12, 400, 512, 551, 1024, 1102, 2048])
-def test_dft_agrees_with_numpy(n_fft):
-    dft = RealDFT(n_fft)
+@pytest.mark.parametrize("share", [(0, 1), (0.3, 0.4)])
+def test_dft_agrees_with_numpy(n_fft, share):
+    bins = np.arange(int(share[0] * n_fft / 2), int(share[1] * n_fft / 2) + 1)
+    dft = RealDFT(n_fft, np.ones(n_fft), bins)
     frames = torch.randn(2, 3, n_fft, generator=torch.Generator().manual_seed(0))
-    power = dft(frames)[..., torch.from_numpy(dft.position)].numpy()
-    expected = np.abs(np.fft.rfft(frames.double().numpy())) ** 2
-    np.testing.assert_allclose(power, expected, atol=1e-5 * expected.max())
+    expected = np.abs(np.fft.rfft(frames.double().numpy()).reshape(6, -1)) ** 2
+    np.testing.assert_allclose(
+        bins_of(dft, frames, bins), expected[:, bins], atol=1e-5 * expected.max()
+    )
+
+
+def test_dft_leaves_out_what_is_not_wanted():
+    dft = RealDFT(2048, np.ones(2048), np.arange(100, 200))
+    assert (dft.n_rows, dft.columns, dft.n_columns) == (33, 32, 4)
+    assert (dft.position[100:200] >= 0).all()
+    assert (dft.position[300:] == -1).all()
+    with pytest.raises(AssertionError, match="not computed"):
+        dft.scatter_rows(np.ones((1025, 1)))
 
 
 @pytest.mark.parametrize("n_fft", [12, 551, 1024])
@@ -133,12 +150,23 @@ def test_dft_agrees_with_numpy(n_fft):
 def test_dft_of_a_shorter_window_is_that_of_padded_frames(n_fft, share):
     generator = np.random.default_rng(0)
     window, frames = (generator.random((n, round(share * n_fft))) for n in (1, 6))
-    dft = RealDFT(n_fft, window[0])
-    assert dft.first.shape[-1] == -(-window.size // dft.columns)
-    power = dft(torch.from_numpy(frames.astype(np.float32)).view(2, 3, -1))
-    expected = np.abs(np.fft.rfft(frames * window, n=n_fft)).reshape(2, 3, -1) ** 2
-    bins = power[..., torch.from_numpy(dft.position)].numpy()
-    np.testing.assert_allclose(bins, expected, atol=1e-5 * expected.max())
+    bins = np.arange(n_fft // 2 + 1)
+    dft = RealDFT(n_fft, window[0], bins)
+    assert len(dft.first) == -(-window.size // dft.columns)
+    power = bins_of(dft, torch.from_numpy(frames.astype(np.float32)).view(2, 3, -1), bins)
+    expected = np.abs(np.fft.rfft(frames * window, n=n_fft)) ** 2
+    np.testing.assert_allclose(power, expected, atol=1e-5 * expected.max())
+
+
+@pytest.mark.parametrize("n_mels", [1, 2, 3, 20])
+@pytest.mark.parametrize(("fmin", "fmax"), [(0.0, 8000.0), (300.0, 3400.0), (7000.0, 8000.0)])
+def test_mel_power_is_the_spectrum_times_the_mel_matrix(n_mels, fmin, fmax):
+    mel = make({"n_mels": n_mels, "fmin": fmin, "fmax": fmax})
+    linear = make({"frequency": "linear"})
+    waveform = noise(8000)
+    matrix = mel_matrix(n_mels, mel.n_fft, 16_000, fmin, fmax)
+    expected = linear.power(waveform).double().numpy() @ matrix
+    np.testing.assert_allclose(mel.power(waveform), expected, atol=1e-5 * expected.max())
 
 
 @pytest.mark.parametrize(
