@@ -5,26 +5,66 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import soxr
 
-from deepspectrumlite.config import DataSection
 from deepspectrumlite.decode import (
+    MAX_CHANNELS,
     MAX_SAMPLE_RATE,
     UNKNOWN_LENGTH,
     Source,
-    Waveform,
     check_info,
     open_audio,
 )
 from deepspectrumlite.decode import AudioInfo as AudioInfo
+from deepspectrumlite.decode import Waveform as Waveform
 from deepspectrumlite.errors import AudioError
 
+AUDIO_EXTENSIONS = frozenset(
+    {".aif", ".aifc", ".aiff", ".au", ".caf", ".flac", ".w64", ".wav"}
+    | {".aac", ".amr", ".m4a", ".mp3", ".mp4", ".oga", ".ogg", ".opus", ".webm", ".wma"}
+)
 BLOCK_SAMPLES = 2**18
 # The times of a manifest are often rounded, and then the last end lies behind the recording's.
 END_TOLERANCE_SECONDS = 0.05
+
+
+class Cutting(Protocol):
+    """How recordings become segments: a recipe's ``[data]`` says it, and an exported file."""
+
+    @property
+    def sample_rate(self) -> int:
+        """In Hz."""
+
+    @property
+    def segment_samples(self) -> int:
+        """Samples in a segment."""
+
+    @property
+    def hop_samples(self) -> int:
+        """Samples from the start of a segment to the start of the next."""
+
+    @property
+    def padding(self) -> Literal["zero", "repeat"]:
+        """How a recording shorter than a segment is filled up."""
+
+    @property
+    def tail(self) -> Literal["keep", "drop"]:
+        """What happens to an end, or a recording, shorter than a segment."""
+
+
+def find_audio(folder: Path) -> list[Path]:
+    """All recordings in a folder and below, sorted, told by their extension."""
+    return sorted(path for path in folder.rglob("*") if is_recording(path))
+
+
+def is_recording(path: Path) -> bool:
+    """Whether a path is a file with the extension of a recording."""
+    # macOS leaves a ._name.wav beside name.wav on foreign disks: not audio.
+    hidden = path.name.startswith(".")
+    return path.suffix.lower() in AUDIO_EXTENSIONS and not hidden and path.is_file()
 
 
 def audio_info(path: Path) -> AudioInfo:
@@ -85,17 +125,55 @@ def load_audio(
     return np.concatenate(list(stream_audio(path, sample_rate, start=start, end=end)))
 
 
-def segment_starts(num_samples: int, data: DataSection) -> list[int]:
+def convert_audio(samples: np.ndarray, sample_rate: int, new_rate: int) -> Waveform:
+    """Samples from memory as :func:`load_audio` would read them from a file.
+
+    Args:
+        samples: (num_samples,) or (num_samples, channels), floating point, from -1 to 1
+        sample_rate: of the samples, in Hz
+        new_rate: of the result, in Hz
+
+    Returns:
+        (num_samples,), mono, at `new_rate` Hz
+
+    Raises:
+        AudioError: no samples, another shape or type, or a NaN
+    """
+    samples = np.asarray(samples)
+    if samples.dtype.kind != "f":
+        raise AudioError(
+            f"samples of type {samples.dtype}; allowed: floating point, from -1 to 1; divide "
+            "integers by the largest that their type can hold"
+        )
+    channels = samples.shape[1] if samples.ndim == 2 else 1
+    if samples.ndim not in (1, 2) or not 1 <= channels <= MAX_CHANNELS:
+        raise AudioError(
+            f"samples of shape {samples.shape}; allowed: (num_samples,) or (num_samples, "
+            f"channels), with 1 to {MAX_CHANNELS} channels"
+        )
+    for rate in (sample_rate, new_rate):
+        if not 1 <= rate <= MAX_SAMPLE_RATE:
+            raise AudioError(f"sample_rate is {rate}; allowed: 1 to {MAX_SAMPLE_RATE} Hz")
+    if not np.isfinite(samples).all():
+        raise AudioError("NaN or infinite samples; allowed: finite numbers")
+    mono = samples.reshape(-1, channels).astype(np.float32).mean(axis=1, dtype=np.float32)
+    waveform = np.concatenate([mono[:0], *_resample(iter([mono]), sample_rate, new_rate)])
+    if not len(waveform):
+        raise AudioError(f"{len(mono)} samples, which is not one at {new_rate} Hz; give more")
+    return waveform
+
+
+def segment_starts(num_samples: int, cutting: Cutting) -> list[int]:
     """Where the segments of a waveform of `num_samples` start, in samples.
 
     Full segments, one every hop. With ``tail = "keep"`` one more where samples are left that no
     full segment covers, so that a recording shorter than a segment gives one; with "drop" none.
     """
-    size, hop = data.segment_samples, data.hop_samples
+    size, hop = cutting.segment_samples, cutting.hop_samples
     assert 1 <= hop <= size, f"a hop of {hop} in segments of {size} samples"
     full = max(0, (num_samples - size) // hop + 1)
     covered = (full - 1) * hop + size if full else 0
-    keep_tail = data.tail == "keep" and num_samples > covered
+    keep_tail = cutting.tail == "keep" and num_samples > covered
     return [index * hop for index in range(full + keep_tail)]
 
 
@@ -109,23 +187,23 @@ def pad_segment(
     return np.pad(waveform, (0, missing), mode="constant" if padding == "zero" else "wrap")
 
 
-def cut_segments(waveform: Waveform, data: DataSection) -> Waveform:
+def cut_segments(waveform: Waveform, cutting: Cutting) -> Waveform:
     """(num_samples,) -> (n_segments, segment_samples), as :func:`segment_starts` says."""
-    size = data.segment_samples
-    starts = segment_starts(len(waveform), data)
-    segments = [pad_segment(waveform[at : at + size], size, data.padding) for at in starts]
+    size = cutting.segment_samples
+    starts = segment_starts(len(waveform), cutting)
+    segments = [pad_segment(waveform[at : at + size], size, cutting.padding) for at in starts]
     return np.stack(segments) if segments else np.empty((0, size), dtype=np.float32)
 
 
 def stream_segments(
-    path: Path, data: DataSection, *, start: float = 0.0, end: float | None = None
+    path: Path, cutting: Cutting, *, start: float = 0.0, end: float | None = None
 ) -> Iterator[tuple[float, Waveform]]:
     """The rows of :func:`cut_segments`, one at a time: (start in seconds, (segment_samples,)).
 
     The start counts from the beginning of the recording, not from `start`. Memory is bounded:
     three hours need no more than ten minutes. Errors as in :func:`stream_audio`.
     """
-    rate, size, hop = data.sample_rate, data.segment_samples, data.hop_samples
+    rate, size, hop = cutting.sample_rate, cutting.segment_samples, cutting.hop_samples
     pending = np.empty(0, dtype=np.float32)
     first = 0  # where `pending` starts, in samples; always the start of the next segment
     for block in stream_audio(path, rate, start=start, end=end):
@@ -134,8 +212,8 @@ def stream_segments(
             yield start + first / rate, pending[:size].copy()
             pending = pending[hop:]
             first += hop
-    for at in segment_starts(first + len(pending), data)[first // hop :]:
-        yield start + at / rate, pad_segment(pending[at - first :], size, data.padding)
+    for at in segment_starts(first + len(pending), cutting)[first // hop :]:
+        yield start + at / rate, pad_segment(pending[at - first :], size, cutting.padding)
 
 
 def _resample(blocks: Iterator[Waveform], rate: int, new_rate: int) -> Iterator[Waveform]:

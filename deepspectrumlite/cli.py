@@ -1,51 +1,49 @@
 """The command line: each command parses, calls one function of the library, and prints."""
 
-import csv
 import json
-import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from deepspectrumlite import __version__
-from deepspectrumlite.config import (
-    load_recipe,
-    recipe_schema,
-    recipe_toml,
-    shipped_recipes,
+from deepspectrumlite.cli_benchmark import benchmark, stats
+from deepspectrumlite.cli_export import export
+from deepspectrumlite.cli_stream import evaluate_events, stream
+from deepspectrumlite.config import load_recipe, recipe_schema, recipe_toml, shipped_recipes
+from deepspectrumlite.errors import DeepSpectrumLiteError, RecipeError
+from deepspectrumlite.tables import (
+    MAIN_METRICS,
+    epoch_printer,
+    prediction_writer,
+    score_table,
+    with_interval,
 )
-from deepspectrumlite.errors import (
-    DeepSpectrumLiteError,
-    ElsewhereError,
-    MissingExtraError,
-    RecipeError,
+from deepspectrumlite.terminal import (
+    TALKS,
+    Device,
+    Manifest,
+    Model,
+    Overlap,
+    Recipe,
+    Set,
+    SkipBad,
+    Threads,
+    err,
+    fail,
+    library,
+    out,
+    print_error,
+    progress,
 )
 
 if TYPE_CHECKING:
-    from deepspectrumlite.decisions import Decision
-    from deepspectrumlite.predict import Prediction
     from deepspectrumlite.runs import Trained
-
-# The first that a report has is the one to quote.
-_MAIN_METRICS = {"map": "MAP", "ccc": "CCC", "uar": "UAR"}
-_METRICS = {
-    "accuracy": "accuracy",
-    "macro_f1": "macro F1",
-    "pearson": "Pearson r",
-    "spearman": "Spearman rho",
-    "mae": "MAE",
-    "rmse": "RMSE",
-}
 
 app = typer.Typer(
     help="From a few hundred labelled recordings to a recogniser that runs on the device.",
@@ -54,35 +52,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=True,
 )
-# Of several processes that train together, one talks.
-_TALKS = os.environ.get("RANK", "0") == "0"
-out = Console(quiet=not _TALKS)
-err = Console(stderr=True, quiet=not _TALKS)
-_errors = Console(stderr=True)
-
-Manifest = Annotated[
-    Path,
-    typer.Argument(
-        help="CSV, TSV, JSON Lines or Parquet with the columns path and label (and where wanted "
-        "split, group, start, end), or a folder with a sub-folder per class.",
-        show_default=False,
-    ),
-]
-Model = Annotated[Path, typer.Argument(help="A run folder or a model folder.", show_default=False)]
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one setting of the recipe."),
-]
-SkipBad = Annotated[
-    bool, typer.Option("--skip-bad", help="Leave out unreadable recordings; list them.")
-]
-Overlap = Annotated[
-    bool, typer.Option("--allow-group-overlap", help="Accept a group in two splits.")
-]
-Recipe = Annotated[
-    str, typer.Option(help=f"A TOML file, or one of: {', '.join(shipped_recipes())}.")
-]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 
 
 def main() -> None:
@@ -91,14 +60,14 @@ def main() -> None:
         app()
     except RecipeError as error:
         # The same in all processes, before they have found each other.
-        if _TALKS:
-            _print_error(error)
+        if TALKS:
+            print_error(error)
         sys.exit(2)
     except DeepSpectrumLiteError as error:
-        _fail(error)
+        fail(error)
     except OSError as error:
         # Disk full, no permission: the system's message names the file.
-        _fail(error)
+        fail(error)
 
 
 @app.callback(invoke_without_command=True)
@@ -122,7 +91,7 @@ def demo(
     recordings = Path(str(files("deepspectrumlite") / "demo_drums"))
     manifest = recordings / "labels.csv"
     out.print("Which drum is it? Three kits to learn from, one to choose by, one for the test.")
-    with _library():
+    with library():
         from deepspectrumlite.runs import Options, train_run
 
         recipe, options = load_recipe("demo", changes or []), Options(overwrite=True)
@@ -152,7 +121,7 @@ def data(
     Example: [bold]deepspectrumlite data recordings/labels.csv[/bold]
     """
     settings = load_recipe(recipe, changes or [])
-    with _library():
+    with library():
         from deepspectrumlite.data import scan
         from deepspectrumlite.summary import summary_tables
         from deepspectrumlite.targets import check_labelled_splits, find_targets, load_labelled
@@ -161,12 +130,12 @@ def data(
         targets = find_targets(table, settings.data, settings.model.output)
         check_labelled_splits(table, targets, allow_group_overlap=overlap)
         table = table.assign(label=targets.strata(table))
-        with _progress() as progress:
+        with progress() as tell:
             good, skipped = scan(
                 table,
                 settings.data,
                 skip_bad=skip_bad,
-                progress=lambda done, total: progress("checking recordings", done, total),
+                progress=lambda done, total: tell("checking recordings", done, total),
             )
         for part in summary_tables(good):
             out.print(part)
@@ -192,10 +161,10 @@ def preview(
     Example: [bold]deepspectrumlite preview labels.csv --recipe default --out preview.png[/bold]
     """
     settings = load_recipe(recipe, changes or [])
-    with _library():
+    with library():
         from deepspectrumlite.preview import draw_preview
 
-        with _progress() as progress:
+        with progress() as tell:
             draw_preview(
                 settings,
                 manifest,
@@ -204,7 +173,7 @@ def preview(
                 rows=rows,
                 columns=columns,
                 seed=seed,
-                progress=progress,
+                progress=tell,
             )
     typer.echo(f"Picture: {picture}")
 
@@ -233,6 +202,10 @@ def train(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the run folder if it exists.")
     ] = False,
+    check_export: Annotated[
+        bool,
+        typer.Option("--check-export", help="First convert the network, in case it cannot be."),
+    ] = False,
     device: Device = "auto",
 ) -> None:
     """Train a recogniser and write a run folder.
@@ -245,9 +218,10 @@ def train(
     Example: [bold]deepspectrumlite train --resume runs/first[/bold]
     """
     if resume is not None:
-        if recipe or manifest or run or changes or skip_bad or overlap or overwrite:
+        others = (recipe, manifest, run, changes, skip_bad, overlap, overwrite, check_export)
+        if any(others):
             raise typer.BadParameter("--resume takes all settings from the run; give --device only")
-        with _library():
+        with library():
             from deepspectrumlite.runs import Options, resume_run
 
             work = partial(resume_run, resume, Options(device=device))
@@ -259,12 +233,12 @@ def train(
             "needed: a recipe, --data MANIFEST and --out RUN; or --resume RUN alone"
         )
     settings = load_recipe(recipe, changes or [])
-    with _library():
+    with library():
         from deepspectrumlite.runs import Options, train_run
 
-        options = Options(skip_bad, overlap, overwrite, device)
+        options = Options(skip_bad, overlap, overwrite, device, check_export)
         _train(partial(train_run, settings, manifest, run, options), run)
-    if _TALKS:
+    if TALKS:
         typer.echo(_where(run))
 
 
@@ -277,32 +251,81 @@ def evaluate(
     model: Model,
     manifest: Annotated[
         Path | None,
-        typer.Argument(help="As for `data`, with a split column.  \\[default: that of the run]"),
+        typer.Argument(
+            help="As for `data`, with a split column; a must for an exported file.  "
+            "\\[default: that of the run]"
+        ),
     ] = None,
     split: Annotated[str, typer.Option(help="train, devel, test, or all.")] = "test",
     folder: Annotated[
         Path | None,
-        typer.Option("--out", help="Where scores and plots go.  \\[default: MODEL/SPLIT]"),
+        typer.Option(
+            "--out",
+            help="Where scores and plots go.  \\[default: MODEL/SPLIT, or for an exported file "
+            "FILE-SPLIT beside it, without its suffix]",
+        ),
     ] = None,
     resamples: Annotated[
         int | None, typer.Option(min=100, help="Of the bootstrap.  \\[default: 1000]")
     ] = None,
     skip_bad: SkipBad = False,
     device: Device = "auto",
+    threads: Threads = 1,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Find events (path, start, end, label) instead.")
+    ] = False,
+    settings: Annotated[
+        Path | None,
+        typer.Option(metavar="JSON", help="Of --stream: how scores become events."),
+    ] = None,
+    false_alarms: Annotated[
+        float | None,
+        typer.Option(
+            "--false-alarms-per-hour", min=0, help="Of --stream: choose thresholds for so many."
+        ),
+    ] = None,
+    collar: Annotated[
+        float, typer.Option(min=0, help="Of --stream: seconds that an event may be off.")
+    ] = 0.5,
 ) -> None:
     """Score a model on labelled recordings, with 95 % bootstrap intervals.
 
+    With --stream: on long recordings, whose events are known: false alarms an hour, misses,
+    latency, and thresholds for a wanted number of false alarms.
+
     Example: [bold]deepspectrumlite evaluate runs/first labels.csv --split test[/bold]
+
+    Example: [bold]deepspectrumlite evaluate drums.tflite events.csv --stream \
+--false-alarms-per-hour 1[/bold]
     """
-    with _library():
+    if stream:
+        if manifest is None:
+            raise typer.BadParameter("--stream needs a list of events: path, start, end, label")
+        with library():
+            evaluate_events(
+                model,
+                manifest,
+                settings=settings,
+                false_alarms=false_alarms,
+                collar=collar,
+                folder=folder,
+                threads=threads,
+                device=device,
+            )
+        return
+    if settings or false_alarms is not None:
+        raise typer.BadParameter("--settings and --false-alarms-per-hour belong to --stream")
+    with library():
         from deepspectrumlite.manifest import SPLITS
         from deepspectrumlite.runs import Options
 
         if split not in (*SPLITS, "all"):
             raise typer.BadParameter(f"{split!r}; allowed: {', '.join(SPLITS)}, all")
         options = Options(skip_bad=skip_bad, device=device)
-        settings = {"n_resamples": resamples} if resamples else {}
-        score, where = _evaluate(model, manifest, split, options, out=folder, **settings)
+        more = {"n_resamples": resamples} if resamples else {}
+        score, where = _evaluate(
+            model, manifest, split, options, out=folder, threads=threads, **more
+        )
     written = sorted(path.name for path in where.iterdir() if path.is_file())
     typer.echo(f"{score}\nWritten to {where}: {', '.join(written)}")
 
@@ -322,6 +345,7 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON Lines.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     device: Device = "auto",
+    threads: Threads = 1,
 ) -> None:
     """Say what is in recordings; a bad file is reported, and the rest goes on.
 
@@ -329,29 +353,34 @@ def predict(
     """
     if as_json and as_csv:
         raise typer.BadParameter("--json and --csv exclude each other; give one of them")
-    with _library():
-        from deepspectrumlite.model import load_model
-        from deepspectrumlite.predict import find_recordings, predict_file
-        from deepspectrumlite.runs import choose_device
+    with library():
+        from deepspectrumlite.predict import find_recordings, open_recogniser, predict_file
 
-        place = choose_device(device)
-        network = load_model(model).to(place)
-        write = _writer(network.decision, segments=segments, as_json=as_json, as_csv=as_csv)
+        recogniser = open_recogniser(model, device=device, threads=threads)
+        write = prediction_writer(
+            recogniser.decision, segments=segments, as_json=as_json, as_csv=as_csv
+        )
         n_bad = 0
         paths = find_recordings(recordings)
-        with _progress() as progress:
+        with progress() as tell:
             for done, path in enumerate(paths, 1):
                 try:
-                    write(predict_file(network, path, place, progress))
+                    write(predict_file(recogniser, path, tell))
                 except DeepSpectrumLiteError as error:
                     n_bad += 1
-                    _print_error(error)
+                    print_error(error)
                 if len(paths) > 1:
-                    progress("files", done, len(paths))
+                    tell("files", done, len(paths))
         write(None)
     if n_bad:
         err.print(f"{n_bad} of {len(paths)} files could not be read.")
         raise typer.Exit(1)
+
+
+app.command()(export)
+app.command()(stream)
+app.command()(benchmark)
+app.command()(stats)
 
 
 @app.command()
@@ -375,13 +404,13 @@ def recipe(
 def _train(work: "Callable[..., Trained | None]", run: Path) -> "Trained | None":
     """Train with progress and a line per epoch; tell what was left out."""
     try:
-        with _progress() as progress:
-            trained = work(progress=progress, on_epoch=_epoch_printer())
+        with progress() as tell:
+            trained = work(progress=tell, on_epoch=epoch_printer())
     except KeyboardInterrupt as stop:
         hint = f" Go on with: deepspectrumlite train --resume {run}"
         message = str(stop) or f"Interrupted.{hint if (run / 'run.json').is_file() else ''}"
         raise KeyboardInterrupt(message) from None
-    if trained is None or not _TALKS:
+    if trained is None or not TALKS:
         return trained
     if trained.drew_splits:
         typer.echo(f"Splits were drawn; they stand in {run / 'manifest.csv'}", err=True)
@@ -392,35 +421,14 @@ def _train(work: "Callable[..., Trained | None]", run: Path) -> "Trained | None"
     return trained
 
 
-def _epoch_printer() -> Callable[[dict[str, Any]], None]:
-    told_header = False
-
-    def print_epoch(record: dict[str, Any]) -> None:
-        nonlocal told_header
-        metric = next(name for name in _MAIN_METRICS if f"devel_{name}" in record)
-        if not told_header:
-            err.print(f"   epoch       rate  loss: train  devel   devel {_MAIN_METRICS[metric]}")
-            told_header = True
-        value = record[f"devel_{metric}"]
-        star = "[green]best so far[/green]" if record["best"] else ""
-        err.print(
-            f"{record['phase']:>9} {record['epoch']:>3}  {record['learning_rate']:.1e}  "
-            f"{record['train_loss']:>10.3f}  {record['devel_loss']:>5.3f}  "
-            f"{'-' if value is None else f'{value:.3f}':>9}  {star}",
-            highlight=False,
-        )
-
-    return print_epoch
-
-
 def _evaluate(
     model: Path, manifest: Path | None, split: str, options: Any, **settings: Any
 ) -> tuple[str, Path]:
     from deepspectrumlite.runs import evaluate_run
 
-    with _progress() as progress:
-        report, where = evaluate_run(model, manifest, split, options, progress=progress, **settings)
-    out.print(_score_table(report))
+    with progress() as tell:
+        report, where = evaluate_run(model, manifest, split, options, progress=tell, **settings)
+    out.print(score_table(report))
     by_group = report["files"].get("by_group", {})
     if "warning" in by_group:
         err.print(f"[yellow]Note:[/yellow] {escape(by_group['warning'])}", soft_wrap=True)
@@ -432,148 +440,9 @@ def _evaluate(
         typer.echo(f"{left_out} recordings shorter than a segment left out", err=True)
     if report["skipped"]:
         typer.echo(f"{report['skipped']} recordings skipped; see {where / 'skipped.csv'}", err=True)
-    metric = next(name for name in _MAIN_METRICS if name in report["files"])
-    value = _with_interval(report["files"][metric])
+    metric = next(name for name in MAIN_METRICS if name in report["files"])
+    value = with_interval(report["files"][metric])
     return (
-        f"{_MAIN_METRICS[metric]} on {split}: {value} (95 % bootstrap interval over files)",
+        f"{MAIN_METRICS[metric]} on {split}: {value} (95 % bootstrap interval over files)",
         where,
     )
-
-
-def _score_table(report: dict[str, Any]) -> Table:
-    """Metrics per file and per segment, each with its intervals."""
-    per_file, per_segment = report["files"], report["segments"]
-    blocks = {"files": per_file, "segments": per_segment}
-    # A single group has no interval to show.
-    if per_file.get("by_group", {}).get("n_groups", 1) > 1:
-        by_group = per_file["by_group"]
-        blocks = {"files": per_file, f"{by_group['n_groups']} groups": by_group, **blocks}
-    table = Table(title=f"{report['split']}: {per_file['n']} files, {per_segment['n']} segments")
-    table.add_column("", overflow="fold")
-    for name in blocks:
-        table.add_column(name, no_wrap=True)
-    # The last block only tells how files and segments differ; all have the same rows.
-    rows = [dict(_score_rows(block)) for block in blocks.values()]
-    for title in rows[0]:
-        table.add_row(escape(title), *[escape(row.get(title, "")) for row in rows])
-    return table
-
-
-def _score_rows(block: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """(name, value with interval) of each metric of a block, in all and per class or target."""
-    for name, title in (_MAIN_METRICS | _METRICS).items():
-        if name in block:
-            yield title, _with_interval(block[name], 2)
-    for label, estimate in block.get("recall", {}).items():
-        yield f"recall {label}", _with_interval(estimate, 2)
-    for label, scores in block.get("labels", {}).items():
-        yield f"F1 {label}", _with_interval(scores["f1"], 2)
-    for target, scores in block.get("targets", {}).items():
-        if len(block["targets"]) > 1:
-            yield f"CCC {target}", _with_interval(scores["ccc"], 2)
-    # Of ordered labels also what is known of classes.
-    if "classes" in block:
-        yield from _score_rows(block["classes"])
-
-
-def _with_interval(estimate: dict[str, float | None], digits: int = 3) -> str:
-    if estimate["value"] is None:
-        return "-"
-    if estimate["low"] is None:
-        return f"{estimate['value']:.{digits}f}"
-    value, low, high = (f"{estimate[key]:.{digits}f}" for key in ("value", "low", "high"))
-    return f"{value} [{low}, {high}]"
-
-
-def _writer(
-    decision: "Decision", *, segments: bool, as_json: bool, as_csv: bool
-) -> "Callable[[Prediction | None], None]":
-    """A function that takes each prediction, and None at the end."""
-    if as_json:
-        return lambda p: typer.echo(json.dumps(p.to_json(segments=segments))) if p else None
-    kind = "value" if decision.output in ("linear", "ordinal") else "score"
-    label = [] if decision.output == "linear" else ["label"]
-    header = ["path", *(["start", "end"] if segments else []), *label]
-    if as_csv:
-        rows = csv.writer(sys.stdout)
-        names = (
-            decision.columns
-            if decision.output == "ordinal"
-            else [f"{kind}_{x}" for x in decision.columns]
-        )
-        rows.writerow([*header, *names])
-
-        def write_csv(prediction: "Prediction | None") -> None:
-            for *cells, scores in _rows(prediction, segments):
-                rows.writerow([*cells, *[f"{score:.6f}" for score in scores.values()]])
-
-        return write_csv
-
-    table = Table()
-    for name in header:
-        table.add_column(name, overflow="fold")
-    table.add_column("scores" if kind == "score" else "values")
-
-    def write_table(prediction: "Prediction | None") -> None:
-        for *cells, scores in _rows(prediction, segments):
-            shown = [f"{cell:.2f} s" if isinstance(cell, float) else cell for cell in cells]
-            # Of many labels the likeliest.
-            ranked = sorted(scores, key=scores.get, reverse=True)[:3] if kind == "score" else scores
-            values = ", ".join(f"{name} {scores[name]:.2f}" for name in ranked)
-            table.add_row(*[escape(text) for text in (*shown, values)])
-        if prediction is None and table.row_count:
-            out.print(table)
-
-    return write_table
-
-
-def _rows(prediction: "Prediction | None", segments: bool) -> Iterator[list[Any]]:
-    """[path, (start, end,) (label,) scores by name] of a file or of each of its segments."""
-    if prediction is None:
-        return
-    found = prediction.to_json(segments=segments)
-    for part in found["segments"] if segments else [found]:
-        times = [part["start"], part["end"]] if segments else []
-        label = [part["label"]] if "label" in part else []
-        label += [", ".join(part["labels"])] if "labels" in part else []
-        yield [found["path"], *times, *label, part.get("scores", part.get("values"))]
-
-
-@contextmanager
-def _library() -> Iterator[None]:
-    """Name the extra where a package of the training side is missing; say so when interrupted."""
-    try:
-        yield
-    except KeyboardInterrupt as stop:
-        # Here, as typer would turn it into an exit without a word.
-        err.print(str(stop) or "Interrupted.", soft_wrap=True, highlight=False)
-        raise typer.Exit(130) from None
-    except ModuleNotFoundError as error:
-        if (error.name or "deepspectrumlite").startswith("deepspectrumlite"):
-            raise
-        package = str(error.name).split(".")[0]
-        raise MissingExtraError(package, "this command", "train") from error
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """A progress function that draws one bar per step on the terminal's error stream."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), console=err, transient=True) as bars:
-        task = bars.add_task("starting", total=None)
-
-        def update(what: str, done: int, total: int) -> None:
-            bars.update(task, description=escape(what), completed=done, total=total)
-
-        yield update
-
-
-def _print_error(error: Exception) -> None:
-    message = " ".join(str(error).split())
-    _errors.print(f"[red]Error:[/red] {escape(message)}", soft_wrap=True, highlight=False)
-
-
-def _fail(error: Exception) -> None:
-    if not isinstance(error, ElsewhereError):
-        _print_error(error)
-    sys.exit(1)

@@ -22,11 +22,15 @@ class BackboneError(DeepSpectrumLiteError):
 
 
 class ModelError(DeepSpectrumLiteError):
-    """A model folder is missing, broken, or from a newer version."""
+    """A model folder or an exported file is missing, broken, foreign, or from a newer version."""
 
 
 class TrainingError(DeepSpectrumLiteError):
     """Training cannot start or go on."""
+
+
+class ExportError(DeepSpectrumLiteError):
+    """A model cannot be exported, or what was exported is not as good as the model."""
 
 
 class ElsewhereError(DeepSpectrumLiteError):

@@ -1,7 +1,6 @@
-"""Scores of a trained model over a split: per segment, and per file as the mean of its segments."""
+"""Scores of a model over a split: per segment, and per file as the mean of its segments."""
 
 import signal
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,8 +8,10 @@ import pandas as pd
 import torch
 from torch.utils.data import DataLoader, Subset
 
-from deepspectrumlite.config import TrainSection
+from deepspectrumlite.calibration import apply_temperature, fit_temperature
+from deepspectrumlite.config import DataSection, Recipe, TrainSection
 from deepspectrumlite.data import Segments
+from deepspectrumlite.decisions import Decision
 from deepspectrumlite.metrics import (
     RESAMPLES,
     accuracy,
@@ -19,8 +20,10 @@ from deepspectrumlite.metrics import (
     macro_mean,
     uar,
 )
-from deepspectrumlite.model import NUMBERS, Classifier
+from deepspectrumlite.model import NUMBERS, Classifier, TorchRecogniser
+from deepspectrumlite.predict import Recogniser
 from deepspectrumlite.processes import Processes
+from deepspectrumlite.progress import Progress, silent
 from deepspectrumlite.row_metrics import (
     average_precision,
     best_thresholds,
@@ -32,15 +35,9 @@ from deepspectrumlite.row_metrics import (
     spearman,
 )
 from deepspectrumlite.scores import classification_report, multilabel_report, regression_report
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how many steps are done, and how many there are."""
+from deepspectrumlite.targets import Targets
 
 _OF_NUMBERS = {"ccc": ccc, "pearson": pearson, "spearman": spearman, "mae": mae, "rmse": rmse}
-
-
-def silent(what: str, done: int, total: int) -> None:
-    """A progress that tells nobody."""
 
 
 def make_loader(segments: Any, section: TrainSection, **options: Any) -> DataLoader[Any]:
@@ -70,22 +67,26 @@ def _ignore_signals(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-@torch.inference_mode()
-def score_segments(
-    model: Classifier, segments: Segments, processes: Processes, progress: Progress = silent
-) -> np.ndarray:
+def score_segments(model: Classifier, segments: Segments, processes: Processes) -> np.ndarray:
     """``(n_segments, n_outputs)`` scores, in the order of the segments, by all processes."""
-    model.eval()
     own = range(processes.rank, len(segments), processes.count)
-    loader = make_loader(Subset(segments, own), model.recipe.train)  # type: ignore[arg-type]
-    found = [np.zeros((0, model.n_outputs), np.float32)]
-    for step, (waveform, _, _) in enumerate(loader, 1):
-        found.append(model(waveform.to(processes.device)).float().cpu().numpy())
-        progress("scoring segments", step, len(loader))
+    recogniser = TorchRecogniser(model, processes.device)
+    found = _score(recogniser, Subset(segments, own), model.recipe.train, silent)  # type: ignore[arg-type]
     scores = np.zeros((len(segments), model.n_outputs), np.float32)
-    for rank, part in enumerate(processes.gather(np.concatenate(found))):
+    for rank, part in enumerate(processes.gather(found)):
         scores[rank :: processes.count] = part
     return scores
+
+
+def _score(
+    recogniser: Recogniser, segments: Any, section: TrainSection, progress: Progress
+) -> np.ndarray:
+    loader = make_loader(segments, section)
+    found = [np.zeros((0, len(recogniser.decision.columns)), np.float32)]
+    for step, (waveform, _, _) in enumerate(loader, 1):
+        found.append(recogniser.score(waveform.numpy()))
+        progress("scoring segments", step, len(loader))
+    return np.concatenate(found)
 
 
 def average_files(scores: np.ndarray, segments: Segments) -> tuple[np.ndarray, np.ndarray]:
@@ -139,16 +140,26 @@ def _metrics(model: Classifier, scores: np.ndarray, target: np.ndarray) -> dict[
     return found
 
 
-def set_thresholds(model: Classifier, devel: Segments, processes: Processes) -> None:
-    """For output "sigmoid": let each label's threshold be the one with the best F1 on devel."""
-    scores, target = average_files(score_segments(model, devel, processes), devel)
-    model.thresholds.copy_(torch.from_numpy(best_thresholds(target > 0.5, scores)))
+def calibrate(model: Classifier, devel: Segments, processes: Processes) -> None:
+    """Fit on devel what makes scores of logits, where they are probabilities.
+
+    That is the temperature, and for output "sigmoid" each label's threshold with the best F1.
+    """
+    output = model.recipe.model.output
+    if output in NUMBERS:
+        return
+    scores = score_segments(model, devel, processes)
+    temperature = fit_temperature(scores, devel.target[devel.file_index], output)
+    model.temperature.fill_(temperature)
+    if output == "sigmoid":
+        by_file, target = average_files(apply_temperature(scores, temperature, output), devel)
+        model.thresholds.copy_(torch.from_numpy(best_thresholds(target > 0.5, by_file)))
 
 
 def evaluate_model(
-    model: Classifier,
+    recogniser: Recogniser,
+    recipe: Recipe,
     scanned: pd.DataFrame,
-    device: torch.device,
     *,
     n_resamples: int = RESAMPLES,
     progress: Progress = silent,
@@ -156,9 +167,9 @@ def evaluate_model(
     """Score labelled recordings.
 
     Args:
-        model: a trained model
+        recogniser: a trained model, or an exported file
+        recipe: what it was trained by
         scanned: one split, as of :func:`deepspectrumlite.data.scan`
-        device: where to compute
         n_resamples: of the bootstrap
         progress: told of every batch
 
@@ -171,20 +182,21 @@ def evaluate_model(
         ManifestError: a label that the model does not know, or no segment at all
         AudioError: a recording cannot be read any more
     """
-    segments = Segments(scanned, model.recipe.data, model.targets.encode(scanned))
-    processes = Processes(device)
-    scores = score_segments(model.to(processes.device), segments, processes, progress)
+    decision = recogniser.decision
+    targets = Targets(decision.output, decision.labels, recipe.data)
+    segments = Segments(scanned, recipe.data, targets.encode(scanned))
+    scores = _score(recogniser, segments, recipe.train, progress)
     by_file, truth = average_files(scores, segments)
     kept = scanned.iloc[np.unique(segments.file_index)].reset_index(drop=True)
     groups, groups_of_segments = _groups(kept), _groups(scanned)
     if groups_of_segments is not None:
         groups_of_segments = groups_of_segments[segments.file_index]
-    options = {"n_resamples": n_resamples, "seed": model.recipe.train.seed}
+    options = {"n_resamples": n_resamples, "seed": recipe.train.seed}
     report = {
-        "output": model.recipe.model.output,
-        "files": _report(model, by_file, truth, groups=groups, **options),
+        "output": decision.output,
+        "files": _report(decision, by_file, truth, groups=groups, **options),
         "segments": _report(
-            model,
+            decision,
             scores,
             segments.target[segments.file_index],
             units=segments.file_index,
@@ -193,33 +205,35 @@ def evaluate_model(
         ),
         "files_without_a_segment": segments.dropped,
     }
-    return report, _predictions(model, kept, by_file)
+    return report, _predictions(decision, recipe.data, kept, by_file)
 
 
 def _report(
-    model: Classifier, scores: np.ndarray, target: np.ndarray, **options: Any
+    decision: Decision, scores: np.ndarray, target: np.ndarray, **options: Any
 ) -> dict[str, Any]:
-    output, decision = model.recipe.model.output, model.decision
+    output, labels = decision.output, decision.labels
     if output == "sigmoid":
         thresholds = np.asarray(decision.thresholds)
-        return multilabel_report(target > 0.5, scores, thresholds, model.labels, **options)
+        return multilabel_report(target > 0.5, scores, thresholds, labels, **options)
     report = {}
     if output in NUMBERS:
         report = regression_report(target, scores, decision.columns, **options)
     if output in ("softmax", "ordinal"):
         truth, predicted = decision.classes(target), decision.classes(scores)
-        classes = classification_report(truth, predicted, model.labels, **options)
+        classes = classification_report(truth, predicted, labels, **options)
         report = report | {"classes": classes} if report else classes
     return report
 
 
-def _predictions(model: Classifier, kept: pd.DataFrame, scores: np.ndarray) -> pd.DataFrame:
+def _predictions(
+    decision: Decision, data: DataSection, kept: pd.DataFrame, scores: np.ndarray
+) -> pd.DataFrame:
     """A row per file: what is known of it, what is predicted, and the scores."""
-    decision, output = model.decision, model.recipe.model.output
-    known = ("path", "start", "end", "group", *model.recipe.data.targets)
+    output = decision.output
+    known = ("path", "start", "end", "group", *data.targets)
     table = kept[[name for name in known if name in kept]].copy()
     if output != "linear":
-        joined = [model.recipe.data.separator.join(decision.answer(row)) for row in scores]
+        joined = [data.separator.join(decision.answer(row)) for row in scores]
         table["predicted"] = joined
     kind = "predicted" if output in NUMBERS else "score"
     names = [f"{kind}_{name}" for name in decision.columns]

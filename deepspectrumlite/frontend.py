@@ -117,7 +117,8 @@ class FrontEnd(nn.Module):
         if self.section.frequency == "mel":
             bands: Tensor = self.mel(spectrum)
         else:
-            bands = spectrum.flatten(1).index_select(-1, self.bins)
+            # As a look-up: a gather along the last axis is slow when exported.
+            bands = functional.embedding(self.bins, spectrum.flatten(1).t()).t().contiguous()
         return bands.view(waveform.shape[0], self.n_frames, -1)
 
     def scale(self, power: Tensor) -> Tensor:
@@ -154,8 +155,9 @@ class FrontEnd(nn.Module):
         low = features.amin(dim=(1, 2), keepdim=True)
         high = features.amax(dim=(1, 2), keepdim=True)
         # Below a millionth of the largest value a span is rounding noise, not a signal.
-        smallest = torch.maximum(high, -low) * 1e-6 + 1e-30
-        span = torch.maximum(high - low, smallest)
+        smallest = torch.maximum(high, -low) * 1e-6
+        # Not "+ 1e-30", which ONNX's optimiser takes for "+ 0".
+        span = torch.maximum(high - low, smallest).clamp(min=1e-30)
         if self.section.color_map == "none":
             return ((features - low) / span).mT.unsqueeze(1).expand(-1, 3, -1, -1)
         position = (features - low) * (255 / span)

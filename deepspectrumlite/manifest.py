@@ -16,12 +16,9 @@ from typing import Any, NoReturn
 import numpy as np
 import pandas as pd
 
+from deepspectrumlite.audio import AUDIO_EXTENSIONS, find_audio, is_recording
 from deepspectrumlite.errors import ManifestError
 
-AUDIO_EXTENSIONS = frozenset(
-    {".aif", ".aifc", ".aiff", ".au", ".caf", ".flac", ".w64", ".wav"}
-    | {".aac", ".amr", ".m4a", ".mp3", ".mp4", ".oga", ".ogg", ".opus", ".webm", ".wma"}
-)
 SPLITS = ("train", "devel", "test")
 _SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -165,7 +162,7 @@ def _read_folder(source: Path, need_labels: bool) -> pd.DataFrame:
 
 
 def _read_classes(source: Path) -> pd.DataFrame:
-    loose = [path for path in source.iterdir() if _is_recording(path)]
+    loose = [path for path in source.iterdir() if is_recording(path)]
     if loose:
         raise ManifestError(
             f"{min(loose)}: a recording outside of a class folder; allowed: "
@@ -187,17 +184,6 @@ def _read_classes(source: Path) -> pd.DataFrame:
 
 def _folders(source: Path) -> list[Path]:
     return sorted(p for p in source.iterdir() if p.is_dir() and not p.name.startswith("."))
-
-
-def find_audio(folder: Path) -> list[Path]:
-    """All recordings in a folder and below, sorted, told by their extension."""
-    return sorted(path for path in folder.rglob("*") if _is_recording(path))
-
-
-def _is_recording(path: Path) -> bool:
-    # macOS leaves a ._name.wav beside name.wav on foreign disks: not audio.
-    hidden = path.name.startswith(".")
-    return path.suffix.lower() in AUDIO_EXTENSIONS and not hidden and path.is_file()
 
 
 def _check_columns(

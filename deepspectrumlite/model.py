@@ -3,8 +3,9 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from deepspectrumlite import __version__
 from deepspectrumlite.backbones import create_backbone
 from deepspectrumlite.checkpoint import write_atomically
-from deepspectrumlite.config import ModelSection, Recipe, parse_recipe
+from deepspectrumlite.config import DataSection, ModelSection, Recipe, parse_recipe
 from deepspectrumlite.decisions import Decision
 from deepspectrumlite.errors import ModelError, RecipeError
 from deepspectrumlite.frontend import FrontEnd
@@ -40,8 +41,9 @@ class AReLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape -> the same shape."""
-        positive = (1 + torch.sigmoid(self.beta)) * torch.relu(x)
-        return positive - self.alpha.clamp(0.01, 0.99) * torch.relu(-x)
+        # Of two slopes of which one is larger. Written with relu(x) and relu(-x), a converter
+        # would merge each with the layer before, and so write that layer's weights twice.
+        return torch.maximum(x * (1 + torch.sigmoid(self.beta)), x * self.alpha.clamp(0.01, 0.99))
 
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -60,6 +62,7 @@ class Classifier(nn.Module):
     ``n_outputs`` is the number of labels (or names of numbers), but 1 for output "ordinal".
     """
 
+    temperature: Tensor
     thresholds: Tensor
     offset: Tensor
     scale: Tensor
@@ -75,12 +78,14 @@ class Classifier(nn.Module):
         self.backbone = create_backbone(model.backbone, weights or model.weights, size)
         self.n_outputs = 1 if model.output == "ordinal" else len(self.labels)
         self.head = make_head(model, self.backbone.num_features, self.n_outputs)
-        if model.output == "sigmoid":
-            self.register_buffer("thresholds", torch.full((self.n_outputs,), 0.5))
-        elif model.output in NUMBERS:
+        if model.output in NUMBERS:
             # The network works on numbers of mean 0 and deviation 1; these make them the user's.
             self.register_buffer("offset", torch.zeros(self.n_outputs))
             self.register_buffer("scale", torch.ones(self.n_outputs))
+        else:
+            self.register_buffer("temperature", torch.ones(()))
+        if model.output == "sigmoid":
+            self.register_buffer("thresholds", torch.full((self.n_outputs,), 0.5))
 
     def forward(self, waveform: Tensor) -> Tensor:
         """``(batch, num_samples)`` -> ``(batch, n_outputs)``: probabilities, or values."""
@@ -94,9 +99,9 @@ class Classifier(nn.Module):
     def scores(self, logits: Tensor) -> Tensor:
         """``(batch, n_outputs)`` -> the same, as probabilities, or values in the user's unit."""
         if self.recipe.model.output == "softmax":
-            return logits.softmax(dim=-1)
+            return (logits / self.temperature).softmax(dim=-1)
         if self.recipe.model.output == "sigmoid":
-            return logits.sigmoid()
+            return (logits / self.temperature).sigmoid()
         return logits * self.scale + self.offset
 
     @property
@@ -122,6 +127,40 @@ class Classifier(nn.Module):
         described = {"format": FORMAT, "version": __version__} | self.recipe.model_dump()
         write_json(folder / "recipe.json", described)
         write_json(folder / "labels.json", self.labels)
+
+
+class TorchRecogniser:
+    """A model on a device, as a :class:`deepspectrumlite.predict.Recogniser`."""
+
+    def __init__(self, model: Classifier, device: torch.device | str = "cpu") -> None:
+        """Move the model there, and switch dropout and BatchNorm to evaluation."""
+        self.model, self.device = model.to(device).eval(), device
+
+    @property
+    def cutting(self) -> DataSection:
+        """How recordings become segments."""
+        return self.model.recipe.data
+
+    @property
+    def decision(self) -> Decision:
+        """What the scores mean."""
+        return self.model.decision
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The recipe as plain JSON values."""
+        return self.model.recipe.model_dump(mode="json")
+
+    @property
+    def batch_size(self) -> int:
+        """That of training."""
+        return self.model.recipe.train.batch_size
+
+    @torch.inference_mode()
+    def score(self, segments: np.ndarray) -> np.ndarray:
+        """``(n_segments, segment_samples)`` -> ``(n_segments, n_outputs)``, both float32."""
+        scores: Tensor = self.model(torch.from_numpy(segments).to(self.device))
+        return scores.float().cpu().numpy()
 
 
 def make_head(model: ModelSection, num_features: int, n_outputs: int) -> nn.Sequential:

@@ -8,11 +8,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from deepspectrumlite.audio import stream_audio
+from deepspectrumlite.audio import AUDIO_EXTENSIONS, find_audio, stream_audio
 from deepspectrumlite.config import DataSection
 from deepspectrumlite.data import SILENCE_PEAK
 from deepspectrumlite.errors import AudioError, TrainingError
-from deepspectrumlite.manifest import AUDIO_EXTENSIONS, find_audio
 
 # Memory for noise ends here: 38 MB at 16 kHz.
 NOISE_SECONDS = 600

@@ -1,33 +1,88 @@
-"""Predictions for recordings of any length, in bounded memory."""
+"""Predictions for recordings of any length, in bounded memory; without torch for exported files."""
 
 import glob
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-import torch
 
-from deepspectrumlite.audio import audio_info, stream_segments
+from deepspectrumlite.audio import (
+    Cutting,
+    Waveform,
+    audio_info,
+    cut_segments,
+    find_audio,
+    segment_starts,
+    stream_segments,
+)
 from deepspectrumlite.decisions import Decision
 from deepspectrumlite.errors import AudioError
-from deepspectrumlite.evaluate import Progress, silent
-from deepspectrumlite.manifest import find_audio
-from deepspectrumlite.model import Classifier
+from deepspectrumlite.progress import Progress, silent
+
+Segment = tuple[float, Waveform]
+
+
+class Recogniser(Protocol):
+    """What gives scores to segments: a model with torch, or an exported file without."""
+
+    @property
+    def cutting(self) -> Cutting:
+        """How recordings become its segments."""
+
+    @property
+    def decision(self) -> Decision:
+        """What its scores mean."""
+
+    @property
+    def recipe(self) -> Mapping[str, Any]:
+        """The recipe it was trained by, as plain JSON values."""
+
+    @property
+    def batch_size(self) -> int:
+        """How many segments are best scored at once."""
+
+    def score(self, segments: Waveform) -> Waveform:
+        """``(n_segments, segment_samples)`` -> ``(n_segments, n_outputs)``."""
+
+
+def open_recogniser(path: Path, *, device: str = "auto", threads: int = 1) -> Recogniser:
+    """What predicts: an exported file as it is, a run or model folder with torch.
+
+    Args:
+        path: a .tflite or .onnx file, or a folder
+        device: where torch computes: auto, cpu, cuda, ...
+        threads: on which an exported file computes
+
+    Raises:
+        ModelError: no model there, or a broken, foreign or newer one
+        MissingExtraError: a .onnx file, and onnxruntime is not installed
+        TrainingError: torch does not have that device
+    """
+    path = Path(path)
+    if path.is_file():
+        from deepspectrumlite.runtime import Predictor
+
+        return Predictor(path, threads=threads)
+    # Only here: torch takes seconds to import, and the device side does not have it.
+    from deepspectrumlite.model import TorchRecogniser, load_model
+    from deepspectrumlite.processes import choose_device
+
+    return TorchRecogniser(load_model(path), choose_device(device))
 
 
 @dataclass(frozen=True)
 class Prediction:
     """What a model hears in one recording.
 
-    ``segment_scores`` is (n_segments, n_outputs), ``segment_starts`` and ``segment_ends``
-    (n_segments,) in seconds; the last segment ends with the recording, though the model saw it
-    filled up. ``decision`` says what the scores mean.
+    ``path`` is None for a waveform from memory. ``segment_scores`` is (n_segments, n_outputs),
+    ``segment_starts`` and ``segment_ends`` (n_segments,) in seconds; the last segment ends with the
+    recording, though the model saw it filled up. ``decision`` says what the scores mean.
     """
 
-    path: Path
+    path: Path | None
     decision: Decision
     segment_starts: np.ndarray = field(repr=False)
     segment_ends: np.ndarray = field(repr=False)
@@ -51,7 +106,8 @@ class Prediction:
 
     def to_json(self, *, segments: bool = False) -> dict[str, Any]:
         """A row for JSON: path, what is recognised, all scores, and the segments where wanted."""
-        row = {"path": str(self.path)} | self.decision.describe(self.scores)
+        row: dict[str, Any] = {} if self.path is None else {"path": str(self.path)}
+        row |= self.decision.describe(self.scores)
         if segments:
             row["segments"] = [
                 {"start": float(start), "end": float(end)} | self.decision.describe(scores)
@@ -62,35 +118,54 @@ class Prediction:
         return row
 
 
-@torch.inference_mode()
-def predict_file(
-    model: Classifier, path: Path, device: torch.device, progress: Progress = silent
-) -> Prediction:
+def predict_file(recogniser: Recogniser, path: Path, progress: Progress = silent) -> Prediction:
     """Score every segment of one recording.
 
     Raises:
         AudioError: the recording cannot be read, or is shorter than a segment and the model's
             recipe drops those
     """
-    data, size = model.recipe.data, model.recipe.train.batch_size
     duration = audio_info(path).duration_seconds
-    total = max(1, int(duration / data.hop_seconds))
+    segments = stream_segments(path, recogniser.cutting)
+    return _predict(recogniser, segments, duration, path, progress)
+
+
+def predict_waveform(recogniser: Recogniser, waveform: Waveform) -> Prediction:
+    """Score every segment of (num_samples,), mono, at the sample rate of ``recogniser.cutting``.
+
+    Raises:
+        AudioError: shorter than a segment, and the model's recipe drops those
+    """
+    cutting = recogniser.cutting
+    starts = [at / cutting.sample_rate for at in segment_starts(len(waveform), cutting)]
+    segments = zip(starts, cut_segments(waveform, cutting), strict=True)
+    return _predict(recogniser, segments, len(waveform) / cutting.sample_rate, None, silent)
+
+
+def _predict(
+    recogniser: Recogniser,
+    segments: Iterator[Segment],
+    duration: float,
+    path: Path | None,
+    progress: Progress,
+) -> Prediction:
+    cutting, name = recogniser.cutting, "the waveform" if path is None else path.name
+    total = max(1, int(duration * cutting.sample_rate / cutting.hop_samples))
+    seconds = cutting.segment_samples / cutting.sample_rate
     starts: list[float] = []
     scores: list[np.ndarray] = []
-    for batch in _batches(stream_segments(path, data), size):
+    for batch in _batches(segments, recogniser.batch_size):
         starts += [start for start, _ in batch]
-        waveform = torch.from_numpy(np.stack([segment for _, segment in batch]))
-        scores.append(model(waveform.to(device)).float().cpu().numpy())
-        progress(f"predicting {path.name}", min(len(starts), total), total)
+        scores.append(recogniser.score(np.stack([segment for _, segment in batch])))
+        progress(f"predicting {name}", min(len(starts), total), total)
     if not scores:
         raise AudioError(
-            f"{path}: shorter than a segment of {data.segment_seconds:g} s, and the model drops "
+            f"{path or name}: shorter than a segment of {seconds:g} s, and the model drops "
             'those; train with data.tail = "keep" to have them padded'
         )
-    ends = np.array(starts) + data.segment_seconds
     # The length in a header can be an estimate: no segment ends before it starts.
-    ends = np.maximum(np.minimum(ends, duration), starts)
-    return Prediction(path, model.decision, np.array(starts), ends, np.concatenate(scores))
+    ends = np.maximum(np.minimum(np.array(starts) + seconds, duration), starts)
+    return Prediction(path, recogniser.decision, np.array(starts), ends, np.concatenate(scores))
 
 
 def find_recordings(patterns: Iterable[str]) -> list[Path]:
@@ -112,8 +187,6 @@ def find_recordings(patterns: Iterable[str]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def _batches(
-    segments: Iterator[tuple[float, np.ndarray]], size: int
-) -> Iterator[list[tuple[float, np.ndarray]]]:
+def _batches(segments: Iterator[Segment], size: int) -> Iterator[list[Segment]]:
     while batch := list(islice(segments, size)):
         yield batch

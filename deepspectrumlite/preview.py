@@ -15,10 +15,10 @@ from deepspectrumlite.augment import Augmentation, sap_policy
 from deepspectrumlite.config import Recipe
 from deepspectrumlite.data import Segments, scan
 from deepspectrumlite.errors import AudioError, DeepSpectrumLiteError
-from deepspectrumlite.evaluate import Progress, silent
 from deepspectrumlite.frontend import FrontEnd, hertz_to_mel
 from deepspectrumlite.manifest import fail
 from deepspectrumlite.plots import new_figure, save_figure, shorten
+from deepspectrumlite.progress import Progress, silent
 from deepspectrumlite.targets import Targets, find_targets, load_labelled
 
 if TYPE_CHECKING:

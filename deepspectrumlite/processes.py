@@ -122,3 +122,24 @@ class Processes:
     @property
     def _tensor_device(self) -> torch.device:
         return self.device if self.device.type == "cuda" else torch.device("cpu")
+
+
+def choose_device(name: str) -> torch.device:
+    """A device by its name; ``auto`` takes a GPU where there is one.
+
+    Raises:
+        TrainingError: torch does not know or have that device
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()  # which "meta" cannot
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise TrainingError(
+            f"--device {name}: {reason}; allowed: auto, cpu, cuda, cuda:0, mps, where present"
+        ) from None
+    return device

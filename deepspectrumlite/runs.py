@@ -22,13 +22,16 @@ from deepspectrumlite import __version__
 from deepspectrumlite.checkpoint import write_atomically
 from deepspectrumlite.config import DataSection, Recipe, parse_recipe
 from deepspectrumlite.data import Segments, scan
-from deepspectrumlite.errors import ManifestError, TrainingError
-from deepspectrumlite.evaluate import Progress, evaluate_model, set_thresholds, silent
+from deepspectrumlite.decisions import Decision
+from deepspectrumlite.errors import ManifestError, ModelError, RecipeError, TrainingError
+from deepspectrumlite.evaluate import calibrate, evaluate_model
 from deepspectrumlite.manifest import load_manifest, write_manifest
 from deepspectrumlite.metrics import RESAMPLES
-from deepspectrumlite.model import FORMAT, NUMBERS, Classifier, load_model, write_json
+from deepspectrumlite.model import FORMAT, NUMBERS, Classifier, write_json
 from deepspectrumlite.plots import plot_confusion, plot_history, plot_numbers
-from deepspectrumlite.processes import Processes
+from deepspectrumlite.predict import Recogniser, open_recogniser
+from deepspectrumlite.processes import Processes, choose_device
+from deepspectrumlite.progress import Progress, silent
 from deepspectrumlite.splits import make_splits, require_splits
 from deepspectrumlite.targets import (
     Targets,
@@ -50,6 +53,7 @@ class Options:
     allow_group_overlap: bool = False
     overwrite: bool = False
     device: str = "auto"
+    check_export: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,11 @@ def train_run(
         model = Classifier(recipe, targets.labels)
         train, devel = (_segments(_rows(scanned, split), model) for split in ("train", "devel"))
         Run(model, train, devel, processes, None, silent)  # refuses what cannot be trained
+        if options.check_export:
+            # Only here, since exporting builds on runs.
+            from deepspectrumlite.export import check_export
+
+            check_export(model, train, progress=progress)
         # Only now: what fails before leaves everything as it was.
         _make_folder(out)
         _write_skipped(skipped, out)
@@ -181,8 +190,7 @@ def _train(
             progress=progress,
             on_epoch=recorder or (lambda record: None),
         )
-        if recipe.model.output == "sigmoid":
-            set_thresholds(model, devel, processes)
+        calibrate(model, devel, processes)
 
     def finish() -> None:
         try:
@@ -207,74 +215,100 @@ def _train(
 
 
 def evaluate_run(
-    folder: Path,
+    source: Path,
     manifest: Path | None,
     split: str,
     options: Options = Options(),
     *,
     out: Path | None = None,
     n_resamples: int = RESAMPLES,
+    threads: int = 1,
     progress: Progress = silent,
 ) -> tuple[dict[str, Any], Path]:
     """Evaluate a model on one split of a manifest, and write scores and pictures.
 
     Args:
-        folder: a run or model folder
+        source: a run or model folder, or an exported file
         manifest: with a split column unless ``split`` is "all"; None: the run's own
         split: train, devel, test, or all
         options: how to treat this manifest on this machine
-        out: where to write; None: a folder named after the split in ``folder``
+        out: where to write; None: a folder named after the split, inside the run; or beside an
+            exported file, ``drums-test`` for ``drums.tflite``
         n_resamples: of the bootstrap
+        threads: on which an exported file computes
         progress: told of every recording and batch
 
     Returns:
         the report as of :func:`deepspectrumlite.evaluate.evaluate_model`, and where it was written
 
     Raises:
-        ModelError: no model there
-        ManifestError: the split is not in the manifest, or a label is unknown to the model
+        ModelError: no model there, or an unusable one
+        ManifestError: none given for an exported file, the split is not in it, or a label is
+            unknown to the model
         AudioError: a recording is bad, without ``options.skip_bad``
     """
-    model = load_model(folder)
-    data, output = model.recipe.data, model.recipe.model.output
-    table = load_labelled(manifest or used_manifest(folder), data, output)
+    source = Path(source)
+    recogniser = open_recogniser(source, device=options.device, threads=threads)
+    recipe = _recipe_of(recogniser, source)
+    data, output = recipe.data, recogniser.decision.output
+    table = load_labelled(manifest or _own_manifest(source), data, output)
     if split != "all":
-        _check_has_splits(table, folder)
+        _check_has_splits(table, source)
         require_splits(table, [split])
         table = _rows(table, split)
-    out = out or folder / split
+    beside = source.with_name(f"{source.stem}-{split}")
+    out = out or (beside if source.is_file() else source / split)
     scanned, skipped = scan_split(table, data, options, progress)
     out.mkdir(parents=True, exist_ok=True)
     _write_skipped(skipped, out)
     report, predictions = evaluate_model(
-        model,
-        scanned,
-        choose_device(options.device),
-        n_resamples=n_resamples,
-        progress=progress,
+        recogniser, recipe, scanned, n_resamples=n_resamples, progress=progress
     )
     report = {
         "split": split,
         "skipped": len(skipped),
-        "seen_in_training": _count_seen(scanned, folder),
+        "seen_in_training": _count_seen(scanned, source),
         **report,
     }
     write_json(out / "scores.json", report)
     predictions.to_csv(out / "predictions.csv", index=False)
-    _plot(report, predictions, model, out)
+    _plot(report, predictions, recogniser.decision, data, out)
     return report, out
 
 
-def _plot(report: dict[str, Any], predictions: pd.DataFrame, model: Classifier, out: Path) -> None:
+def _recipe_of(recogniser: Recogniser, source: Path) -> Recipe:
+    try:
+        return parse_recipe(recogniser.recipe, str(source))
+    except RecipeError as error:
+        raise ModelError(f"{error}; it was made by another version; upgrade the package") from None
+
+
+def _own_manifest(source: Path) -> Path:
+    """The manifest that a run or model folder was trained on, where none is given."""
+    if source.is_file():
+        raise ManifestError(
+            f"{source}: an exported file does not know the recordings that it was trained on; "
+            "give a manifest too: deepspectrumlite evaluate FILE MANIFEST"
+        )
+    return used_manifest(source) or source.parent / "manifest.csv"
+
+
+def _plot(
+    report: dict[str, Any],
+    predictions: pd.DataFrame,
+    decision: Decision,
+    data: DataSection,
+    out: Path,
+) -> None:
     """The confusion matrix where there are classes, and truth against prediction of numbers."""
-    output, title = model.recipe.model.output, f"{report['split']}, files"
+    output, title = decision.output, f"{report['split']}, files"
     if output in ("softmax", "ordinal"):
         files = report["files"]
         matrix = np.array(files.get("classes", files)["confusion"])
-        plot_confusion(matrix, model.labels, out / "confusion.png", title=title)
+        plot_confusion(matrix, decision.labels, out / "confusion.png", title=title)
     if output in NUMBERS:
-        truth = model.targets.encode(predictions)
-        names = model.decision.columns
+        truth = Targets(output, decision.labels, data).encode(predictions)
+        names = decision.columns
         predicted = predictions[[f"predicted_{name}" for name in names]].to_numpy()
         plot_numbers(truth, predicted, names, out / "numbers.png", title=title)
 
@@ -326,31 +360,10 @@ def scan_split(
     )
 
 
-def used_manifest(folder: Path) -> Path:
-    """Where the manifest that a model was trained on stands, given its run or model folder."""
-    beside = folder / "manifest.csv"
-    return beside if beside.is_file() else folder.parent / "manifest.csv"
-
-
-def choose_device(name: str) -> torch.device:
-    """A device by its name; ``auto`` takes a GPU where there is one.
-
-    Raises:
-        TrainingError: torch does not know or have that device
-    """
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).item()  # which "meta" cannot
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise TrainingError(
-            f"--device {name}: {reason}; allowed: auto, cpu, cuda, cuda:0, mps, where present"
-        ) from None
-    return device
+def used_manifest(source: Path) -> Path | None:
+    """The manifest that a model was trained on, given its run or model folder; None: not there."""
+    beside = [] if source.is_file() else [source / "manifest.csv", source.parent / "manifest.csv"]
+    return next((path for path in beside if path.is_file()), None)
 
 
 def _check_folder(out: Path, overwrite: bool) -> None:
@@ -453,22 +466,22 @@ def _write_history(history: list[Record], out: Path) -> None:
     write_atomically(out / "history.jsonl", lambda file: file.write(lines.encode()))
 
 
-def _check_has_splits(table: pd.DataFrame, folder: Path) -> None:
+def _check_has_splits(table: pd.DataFrame, source: Path) -> None:
     """Refuse to call all recordings the test set: training may have drawn its own from them."""
     if "split" in table:
         return
-    used = used_manifest(folder)
-    hint = f", such as {used}, which holds the splits of this run" if used.is_file() else ""
+    used = used_manifest(source)
+    hint = f", such as {used}, which holds the splits of this run" if used else ""
     raise ManifestError(
         f"{table.attrs['manifest']}: no column split; give a manifest with one{hint}, or pass "
         "--split all to score every recording"
     )
 
 
-def _count_seen(scanned: pd.DataFrame, folder: Path) -> int | None:
+def _count_seen(scanned: pd.DataFrame, source: Path) -> int | None:
     """Recordings whose content the model was trained on; None where no run tells."""
-    used = used_manifest(folder)
-    if not used.is_file():
+    used = used_manifest(source)
+    if used is None:
         return None
     trained = load_manifest(used, need_labels=False)
     digests = trained.loc[trained["split"] == "train", "digest"]

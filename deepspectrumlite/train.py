@@ -20,12 +20,13 @@ from deepspectrumlite.checkpoint import Signals, held_back, load_checkpoint, sav
 from deepspectrumlite.config import Recipe
 from deepspectrumlite.data import Segments
 from deepspectrumlite.errors import Interrupted, TrainingError
-from deepspectrumlite.evaluate import Progress, devel_scores, make_loader, silent
+from deepspectrumlite.evaluate import devel_scores, make_loader
 from deepspectrumlite.learner import Learner, Phase
 from deepspectrumlite.losses import sampling_weights
 from deepspectrumlite.model import NUMBERS, Classifier
 from deepspectrumlite.optim import Best, set_training_mode
 from deepspectrumlite.processes import Processes
+from deepspectrumlite.progress import Progress, silent
 
 Record = dict[str, Any]
 """One epoch's line in the history."""

@@ -183,3 +183,39 @@ def trained(tmp_path_factory, make_recipe, tones):
     folder = tmp_path_factory.mktemp("runs") / "tones"
     train_run(make_recipe(*LEARNING), tones, folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def trained_model(trained):
+    """The trained model itself, in evaluation mode; leave it as it is."""
+    from deepspectrumlite.model import load_model
+
+    return load_model(trained)
+
+
+@pytest.fixture(scope="session")
+def converted(tmp_path_factory, trained_model):
+    """The file of each kind that the trained model converts to; leave them as they are."""
+    import numpy as np
+
+    from deepspectrumlite.convert import KINDS, convert
+    from deepspectrumlite.metadata import describe, write_metadata
+
+    folder = tmp_path_factory.mktemp("converted")
+    tones = [make_tone(label, seed, 0.5) for seed in range(10) for label in TONE_LABELS]
+    made = convert(trained_model, KINDS, folder, calibration=np.stack(tones))
+    for kind, path in made.items():
+        write_metadata(path, describe(trained_model, precision=kind.split(".")[0]))
+    return made
+
+
+@pytest.fixture(scope="session")
+def exported(converted):
+    """The trained model as a .tflite file that describes itself; leave it as it is."""
+    return converted["float32.tflite"]
+
+
+@pytest.fixture(scope="session")
+def exported_onnx(converted):
+    """The same as a .onnx file."""
+    return converted["float32.onnx"]

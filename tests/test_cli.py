@@ -12,12 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
-import torch
-from rich.console import Console
 
-from deepspectrumlite import __version__, cli
+from deepspectrumlite import __version__, cli, terminal
 from deepspectrumlite.config import load_recipe
-from deepspectrumlite.model import load_model
+from deepspectrumlite.model import TorchRecogniser, load_model
 from deepspectrumlite.predict import predict_file
 
 COMMANDS = [command.callback.__name__ for command in cli.app.registered_commands]
@@ -27,7 +25,7 @@ COMMANDS = [command.callback.__name__ for command in cli.app.registered_commands
 def run(monkeypatch, capsys):
     """Run the command line in this process: (exit code, standard output, lines of errors)."""
     # As wide as it takes, so that no cell is folded.
-    monkeypatch.setattr(cli, "out", Console(width=300))
+    monkeypatch.setattr(terminal.out, "width", 300)
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["deepspectrumlite", *map(str, arguments)])
@@ -48,7 +46,7 @@ def heard(tmp_path_factory, trained, tone):
     found = []
     for i, label in enumerate(model.labels):
         soundfile.write(folder / f"{label}.wav", tone(label, 50 + i, 1.2), 8000)
-        found.append(predict_file(model, folder / f"{label}.wav", torch.device("cpu")))
+        found.append(predict_file(TorchRecogniser(model), folder / f"{label}.wav"))
     return folder, found
 
 
@@ -125,6 +123,43 @@ def test_predict_csv_with_segments(run, trained, heard):
     assert [row[1:3] for row in rows[1:]] == [["0.0", "0.5"], ["0.5", "1.0"], ["1.0", "1.2"]]
     scores = np.array([row[4:] for row in rows[1:]], float)
     np.testing.assert_allclose(scores, found[1].segment_scores, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["exported", "exported_onnx"])
+def test_predict_by_an_exported_file(run, request, heard, kind):
+    folder, found = heard
+    path = request.getfixturevalue(kind)
+    code, text, _ = run("predict", path, folder, "--json", "--segments", "--threads", 2)
+    assert code == 0
+    for line, prediction in zip(text.splitlines(), found, strict=True):
+        row, expected = json.loads(line), prediction.to_json(segments=True)
+        assert [part.pop("label") for part in row["segments"]] == [
+            part.pop("label") for part in expected["segments"]
+        ]
+        rows, others = [row, *row.pop("segments")], [expected, *expected.pop("segments")]
+        for part, other in zip(rows, others, strict=True):
+            assert part.pop("scores") == pytest.approx(other.pop("scores"), abs=1e-5)
+            assert part == other
+
+
+def test_evaluate_an_exported_file(run, exported, trained, tones, tmp_path):
+    path = tmp_path / "tones.tflite"
+    path.write_bytes(exported.read_bytes())
+    code, text, errors = run("evaluate", path)
+    assert (code, text, len(errors)) == (1, "", 1)
+    assert "does not know the recordings that it was trained on; give a manifest" in errors[0]
+    code, text, _ = run("evaluate", path, tones, "--resamples", 100)
+    assert code == 0
+    written = "confusion.png, predictions.csv, scores.json"
+    assert text.splitlines()[-1] == f"Written to {tmp_path / 'tones-test'}: {written}"
+    run("evaluate", trained, tones, "--out", tmp_path / "torch", "--resamples", 100)
+    by_file, by_folder = (
+        json.loads((tmp_path / name / "scores.json").read_text())
+        for name in ("tones-test", "torch")
+    )
+    assert by_file.pop("seen_in_training") is None
+    assert by_folder.pop("seen_in_training") == 0
+    assert by_file == by_folder
 
 
 def cells(line):

@@ -11,13 +11,30 @@ import deepspectrumlite
 
 PACKAGE = Path(deepspectrumlite.__file__).parent
 HEAVY = ("torch", "timm", "pandas", "sklearn", "matplotlib", "pyarrow", "tensorboard")
+# Not heavy, but of no use where there is neither a recipe nor a terminal.
+NOT_ON_THE_DEVICE = ("pydantic", "typer", "rich")
 # Each module imports at module level only from those before it. A new one goes where it fits.
 ORDER = (
     "errors",
+    "progress",
+    "graph",
     "decisions",
-    "config",
     "decode",
     "audio",
+    "description",
+    "predict",
+    "runtime",
+    "benchmark",
+    "stream_settings",
+    "postprocess",
+    "windows",
+    "stream",
+    "stream_view",
+    "sources",
+    "microphone",
+    "matching",
+    "soundscapes",
+    "config",
     "manifest",
     "splits",
     "targets",
@@ -27,6 +44,8 @@ ORDER = (
     "backbones",
     "checkpoint",
     "model",
+    "metadata",
+    "convert",
     "metrics",
     "row_metrics",
     "scores",
@@ -36,20 +55,29 @@ ORDER = (
     "augment",
     "losses",
     "optim",
+    "calibration",
     "evaluate",
+    "proof",
     "learner",
     "train",
-    "predict",
+    "detection_report",
+    "detection",
     "preview",
     "runs",
+    "export",
+    "terminal",
+    "tables",
+    "cli_stream",
+    "cli_export",
+    "cli_benchmark",
     "cli",
     "__main__",
 )
 
 
-def loaded_after(code):
-    """The heavy packages that are loaded after running code in a fresh process."""
-    report = f"import sys; print('LOADED', *[n for n in {HEAVY} if n in sys.modules])"
+def loaded_after(code, packages=HEAVY):
+    """Those of the packages that are loaded after running code in a fresh process."""
+    report = f"import sys; print('LOADED', *[n for n in {packages} if n in sys.modules])"
     script = f"try:\n    {code}\nexcept SystemExit as stop:\n    assert not stop.code\n{report}"
     found = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
@@ -70,6 +98,22 @@ def loaded_after(code):
     ],
 )
 def test_the_training_side_is_not_loaded(code):
+    assert loaded_after(code) == []
+
+
+@pytest.mark.parametrize("kind", ["exported", "exported_onnx"])
+def test_an_exported_file_runs_without_the_training_side(request, tones, kind):
+    path, clip = request.getfixturevalue(kind), tones.parent / "low-test-0.wav"
+    code = (
+        "from deepspectrumlite.runtime import Predictor; "
+        f"assert Predictor('{path}').predict('{clip}').segment_scores.shape == (2, 3)"
+    )
+    assert loaded_after(code, HEAVY + NOT_ON_THE_DEVICE) == []
+
+
+def test_the_command_runs_an_exported_file_without_the_training_side(exported, tones):
+    arguments = ["predict", str(exported), str(tones.parent / "low-test-0.wav"), "--json"]
+    code = f"import sys; sys.argv[1:] = {arguments}; from deepspectrumlite.cli import main; main()"
     assert loaded_after(code) == []
 
 

@@ -219,6 +219,8 @@ def test_saved_model_gives_identical_scores(tmp_path, model):
 def trained_model(output, labels=("1", "2", "10")):
     """As after training: thresholds or the unit of the numbers are set."""
     model = small_model(seed=3, labels=labels, output=output)
+    if output in ("softmax", "sigmoid"):
+        model.temperature.fill_(0.8)
     if output == "sigmoid":
         model.thresholds.copy_(torch.tensor([0.1, 0.45, 0.999]))
     if output in ("linear", "ordinal"):
@@ -231,8 +233,8 @@ def trained_model(output, labels=("1", "2", "10")):
 @pytest.mark.parametrize(
     ("output", "n_outputs", "buffers"),
     [
-        ("softmax", 3, set()),
-        ("sigmoid", 3, {"thresholds"}),
+        ("softmax", 3, {"temperature"}),
+        ("sigmoid", 3, {"temperature", "thresholds"}),
         ("linear", 3, {"offset", "scale"}),
         ("ordinal", 1, {"offset", "scale"}),
     ],
@@ -328,7 +330,7 @@ def test_folder_holds_text_and_safetensors_and_no_pickle(saved):
     assert json.loads(metadata["labels"]) == LABELS
     assert set(metadata) == {"labels"}
     # The front-end's tables follow from the recipe.
-    assert {name.split(".")[0] for name in names} == {"backbone", "head"}
+    assert {name.split(".")[0] for name in names} == {"backbone", "head", "temperature"}
 
 
 def test_a_run_folder_is_as_good_as_its_model_folder(saved):

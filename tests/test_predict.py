@@ -11,11 +11,16 @@ import soundfile
 import torch
 
 from deepspectrumlite.audio import cut_segments, load_audio
-from deepspectrumlite.errors import AudioError
-from deepspectrumlite.model import Classifier, load_model
-from deepspectrumlite.predict import find_recordings, predict_file
+from deepspectrumlite.errors import AudioError, ModelError
+from deepspectrumlite.model import Classifier, TorchRecogniser, load_model
+from deepspectrumlite.predict import (
+    find_recordings,
+    open_recogniser,
+    predict_file,
+    predict_waveform,
+)
+from deepspectrumlite.runtime import Predictor
 
-CPU = torch.device("cpu")
 RATE = 8000
 
 
@@ -43,7 +48,7 @@ def scores_by_hand(model, path):
 @pytest.mark.parametrize("seconds", [0.2, 0.5, 1.0, 3.3])
 def test_scores_are_the_mean_over_the_segments(model, recording, tone, seconds):
     path = recording(tone("high", 3, seconds))
-    found = predict_file(model, path, CPU)
+    found = predict_file(TorchRecogniser(model), path)
     expected = scores_by_hand(model, path)
     assert found.segment_scores.shape == expected.shape
     np.testing.assert_allclose(found.segment_scores, expected, atol=1e-5)
@@ -55,7 +60,10 @@ def test_scores_are_the_mean_over_the_segments(model, recording, tone, seconds):
 
 def test_it_hears_what_is_there(model, recording, tone):
     heard = {
-        label: [predict_file(model, recording(tone(label, 100 + i)), CPU).label for i in range(6)]
+        label: [
+            predict_file(TorchRecogniser(model), recording(tone(label, 100 + i))).label
+            for i in range(6)
+        ]
         for label in model.labels
     }
     right = sum(found.count(label) for label, found in heard.items())
@@ -64,7 +72,7 @@ def test_it_hears_what_is_there(model, recording, tone):
 
 def test_a_change_in_the_middle_shows_in_the_segments(model, recording, tone):
     path = recording(np.concatenate([tone("noise", 7), tone("high", 8)]))
-    found = predict_file(model, path, CPU)
+    found = predict_file(TorchRecogniser(model), path)
     row = found.to_json(segments=True)
     assert [part["start"] for part in row["segments"]] == [0.0, 0.5, 1.0, 1.5]
     assert [part["end"] for part in row["segments"]] == [0.5, 1.0, 1.5, 2.0]
@@ -123,7 +131,7 @@ def with_scores(make_recipe, monkeypatch, output, *segments):
 def test_json_of_each_output(make_recipe, monkeypatch, recording, output, segments, mean, answers):
     model = with_scores(make_recipe, monkeypatch, output, *segments)
     path = recording(np.ones(6000, np.float32))
-    found = predict_file(model, path, CPU)
+    found = predict_file(TorchRecogniser(model), path)
     names = ["value"] if output == "ordinal" else LABELS[output]
     kind = "values" if output in ("linear", "ordinal") else "scores"
     scores = [dict(zip(names, row, strict=True)) for row in (mean, *segments)]
@@ -140,7 +148,7 @@ def test_json_of_each_output(make_recipe, monkeypatch, recording, output, segmen
 
 def test_nothing_above_a_threshold(make_recipe, monkeypatch, recording):
     model = with_scores(make_recipe, monkeypatch, "sigmoid", [0.0, 0.125, 0.5])
-    found = predict_file(model, recording(np.ones(4000, np.float32)), CPU)
+    found = predict_file(TorchRecogniser(model), recording(np.ones(4000, np.float32)))
     assert found.labels == []
     assert found.label == ""
     assert found.to_json()["labels"] == []
@@ -159,7 +167,7 @@ def test_nothing_above_a_threshold(make_recipe, monkeypatch, recording):
 )
 def test_odd_recordings_have_finite_scores(model, recording, waveform, rate, n_segments):
     path = recording(waveform, rate)
-    found = predict_file(model, path, CPU)
+    found = predict_file(TorchRecogniser(model), path)
     assert found.segment_scores.shape == (n_segments, 3)
     assert np.isfinite(found.segment_scores).all()
     assert found.segment_scores.sum(axis=1) == pytest.approx(1, abs=1e-5)
@@ -178,7 +186,7 @@ def test_a_long_recording_needs_no_more_than_a_batch(model, recording, monkeypat
     path = recording(noise, subtype="PCM_16")
     told = []
     tracemalloc.start()
-    found = predict_file(model, path, CPU, lambda *step: told.append(step))
+    found = predict_file(TorchRecogniser(model), path, lambda *step: told.append(step))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert batches == [(6, 4000)] * 200
@@ -204,10 +212,9 @@ PREDICT_AND_TELL_THE_PEAK = """
 import re, sys
 from pathlib import Path
 import torch
-from deepspectrumlite.model import load_model
-from deepspectrumlite.predict import predict_file
+from deepspectrumlite.predict import open_recogniser, predict_file
 torch.set_num_threads(1)
-found = predict_file(load_model(Path(sys.argv[1])), Path(sys.argv[2]), torch.device("cpu"))
+found = predict_file(open_recogniser(Path(sys.argv[1]), device="cpu"), Path(sys.argv[2]))
 status = Path("/proc/self/status").read_text()
 peak = re.search(r"VmHWM:\\s+(\\d+) kB", status)[1]
 print(len(found.segment_starts), found.segment_starts[-1], peak)
@@ -238,7 +245,7 @@ def test_bad_files_are_audio_errors(model, tmp_path, recording):
     bad = [tmp_path / "text.wav", tmp_path / "empty.wav", tmp_path / "absent.wav", tmp_path, nan]
     for path in bad:
         with pytest.raises(AudioError) as caught:
-            predict_file(model, path, CPU)
+            predict_file(TorchRecogniser(model), path)
         assert str(caught.value).startswith(f"{path}: ")
 
 
@@ -246,8 +253,37 @@ def test_too_short_for_a_model_that_drops_the_tail(model, recording, monkeypatch
     data = model.recipe.data.model_copy(update={"tail": "drop"})
     monkeypatch.setattr(model, "recipe", model.recipe.model_copy(update={"data": data}))
     with pytest.raises(AudioError, match=r"shorter than a segment of 0\.5 s.*data\.tail"):
-        predict_file(model, recording(np.ones(3999, np.float32)), CPU)
-    assert predict_file(model, recording(np.ones(4001, np.float32)), CPU).segment_starts == [0]
+        predict_file(TorchRecogniser(model), recording(np.ones(3999, np.float32)))
+    assert predict_file(
+        TorchRecogniser(model), recording(np.ones(4001, np.float32))
+    ).segment_starts == [0]
+
+
+@pytest.mark.parametrize("seconds", [0.2, 0.5, 1.2])
+def test_a_waveform_is_predicted_as_the_file_that_holds_it(model, recording, tone, seconds):
+    waveform, recogniser = tone("noise", 4, seconds), TorchRecogniser(model)
+    from_file = predict_file(recogniser, recording(waveform))
+    found = predict_waveform(recogniser, waveform)
+    assert found.path is None
+    assert {"path": str(from_file.path)} | found.to_json(segments=True) == from_file.to_json(
+        segments=True
+    )
+
+
+def test_what_opens_a_model_is_told_by_what_it_is(trained, exported, exported_onnx, tmp_path):
+    for folder in (trained, trained / "model"):
+        recogniser = open_recogniser(folder, device="cpu")
+        assert isinstance(recogniser, TorchRecogniser)
+        assert not recogniser.model.training
+    for path in (exported, exported_onnx, str(exported)):
+        opened = open_recogniser(path, threads=2)
+        assert isinstance(opened, Predictor)
+        assert opened.decision.labels == recogniser.decision.labels
+        assert opened.recipe == recogniser.recipe
+    with pytest.raises(ModelError, match="no model there; allowed: a run folder or a model folder"):
+        open_recogniser(tmp_path / "absent")
+    with pytest.raises(ModelError, match="no model there; allowed: a run folder, a model folder, "):
+        open_recogniser(trained / "manifest.csv")
 
 
 @pytest.fixture

@@ -1,0 +1,98 @@
+"""The command that makes one file for the device, and shows what it is worth."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from deepspectrumlite.terminal import library, progress
+from deepspectrumlite.terminal import out as terminal
+
+if TYPE_CHECKING:
+    from deepspectrumlite.export import Exported
+    from deepspectrumlite.metrics import Estimate
+
+
+def export(
+    model: Annotated[Path, typer.Argument(help="A run or model folder.", show_default=False)],
+    out: Annotated[
+        Path, typer.Option(help="The .tflite or .onnx file to write.", show_default=False)
+    ],
+    int8: Annotated[
+        bool, typer.Option("--int8", help="The network in int8: a third of the size, faster.")
+    ] = False,
+    float16: Annotated[
+        bool, typer.Option("--float16", help="The network's weights in float16: half the size.")
+    ] = False,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Also write FILE.onnx, in float32.")] = False,
+    manifest: Annotated[
+        Path | None,
+        typer.Option(
+            "--data",
+            help="Clips to prove and calibrate with.  \\[default: those of the run]",
+            show_default=False,
+        ),
+    ] = None,
+    split: Annotated[str, typer.Option(help="Of the clips to prove with.")] = "devel",
+    max_drop: Annotated[
+        float, typer.Option(min=0, max=1, help="Of UAR, MAP or CCC, that --int8 may cost.")
+    ] = 0.01,
+    calibration: Annotated[
+        int, typer.Option(min=1, help="Segments of the training split, to calibrate int8 with.")
+    ] = 100,
+    stream: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="JSON",
+            help="Settings for streaming to put in.  \\[default: stream.json of the run, if any]",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Write one file that takes samples and gives scores, after it has proved itself.
+
+    What is written runs in its own runtime on real clips and is compared with the model: float32
+    has to agree within 1e-4, and int8 and float16 may lose at most --max-drop. Otherwise nothing
+    is written but the report, FILE.json.
+
+    Example: [bold]deepspectrumlite export runs/first --out drums.tflite --int8[/bold]
+    """
+    if int8 and float16:
+        raise typer.BadParameter("--int8 and --float16 exclude each other; give one of them")
+    with library("export"):
+        from deepspectrumlite.export import ExportOptions, export_model
+
+        precision = "int8" if int8 else "float16" if float16 else "float32"
+        options = ExportOptions(precision, onnx, manifest, split, max_drop, stream, calibration)
+        with progress() as tell:
+            exported = export_model(model, out, options, progress=tell)
+    terminal.print(_table(exported, split))
+    for each in exported:
+        if each.path is not None:
+            typer.echo(f"{each.path}: {each.size / 1e6:.2f} MB; report: {out}.json")
+
+
+def _table(exported: "Sequence[Exported]", split: str) -> Table:
+    metric = exported[0].difference.metric
+    table = Table(title=f"Against the model, {split}, 95 % intervals over clips")
+    for name in ("file", "size", metric, f"{metric} lost", "same answer", "largest difference"):
+        table.add_column(name, justify="left" if name == "file" else "right")
+    for each in exported:
+        found = each.difference
+        agreement = "-" if found.agreement is None else f"{100 * found.agreement:.1f} %"
+        table.add_row(
+            escape(each.kind),
+            f"{each.size / 1e6:.2f} MB",
+            _interval(found.value),
+            _interval(found.drop),
+            agreement,
+            f"{found.max_difference:.1e}",
+        )
+    return table
+
+
+def _interval(estimate: "Estimate") -> str:
+    return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"

@@ -1,0 +1,172 @@
+"""Run an exported file: waveform in, scores out, with numpy and one small runtime, no torch.
+
+>>> predictor = Predictor("drums.tflite")  # doctest: +SKIP
+>>> predictor.predict("clip.wav").label  # doctest: +SKIP
+'snare'
+"""
+
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deepspectrumlite.audio import Waveform, convert_audio
+from deepspectrumlite.decisions import Decision
+from deepspectrumlite.description import (
+    AGAIN,
+    Description,
+    describe_session,
+    file_kind,
+    open_session,
+    read_description,
+)
+from deepspectrumlite.errors import AudioError, ModelError
+from deepspectrumlite.predict import Prediction, predict_file, predict_waveform
+
+Run = Callable[[Waveform], Waveform]
+
+
+class Predictor:
+    """An exported .tflite or .onnx file, ready to run; threads may share it.
+
+    It is a :class:`deepspectrumlite.predict.Recogniser`. Attributes: ``path``, and ``description``,
+    all that the file says of itself.
+    """
+
+    def __init__(self, path: str | Path, *, threads: int = 1) -> None:
+        """Open a file, to compute on so many threads of the CPU.
+
+        Raises:
+            ModelError: no such file, or a broken, foreign or newer one
+            MissingExtraError: a .onnx file, and onnxruntime is not installed
+        """
+        self.path = Path(path)
+        self.description, self._run = _open(self.path, threads)
+        self._lock = threading.Lock()  # A runtime has one set of buffers.
+
+    @property
+    def cutting(self) -> Description:
+        """How recordings become segments."""
+        return self.description
+
+    @property
+    def decision(self) -> Decision:
+        """What the scores mean."""
+        return self.description.decision
+
+    @property
+    def recipe(self) -> Mapping[str, Any]:
+        """What the model was trained by."""
+        return self.description.recipe
+
+    @property
+    def stream(self) -> Mapping[str, Any] | None:
+        """Settings for a stream of windows; None: the defaults."""
+        return self.description.stream
+
+    @property
+    def batch_size(self) -> int:
+        """One: the graph takes one segment."""
+        return 1
+
+    def predict(
+        self, recording: str | Path | np.ndarray, sample_rate: int | None = None
+    ) -> Prediction:
+        """What is heard in a recording of any length.
+
+        Args:
+            recording: a file; or samples, (num_samples,) or (num_samples, channels), from -1 to 1
+            sample_rate: of the samples, in Hz; None: that of the model
+
+        Raises:
+            AudioError: the file cannot be read, or the samples are none that could be recognised
+        """
+        if isinstance(recording, str | Path):
+            return predict_file(self, Path(recording))
+        own = self.description.sample_rate
+        return predict_waveform(self, convert_audio(recording, sample_rate or own, own))
+
+    def scores(self, waveform: np.ndarray) -> Waveform:
+        """Mean scores of (num_samples,) at the model's sample rate: (n_outputs,)."""
+        return self.predict(waveform).scores
+
+    def score(self, segments: np.ndarray) -> Waveform:
+        """``(n_segments, segment_samples)`` -> ``(n_segments, n_outputs)``, both float32.
+
+        Raises:
+            AudioError: another shape, or samples that are not finite
+        """
+        segments = np.ascontiguousarray(segments, dtype=np.float32)
+        size = self.description.segment_samples
+        if segments.ndim != 2 or segments.shape[1] != size:
+            raise AudioError(
+                f"segments of shape {segments.shape}; allowed: (n_segments, {size}); for other "
+                "lengths call predict()"
+            )
+        if not np.isfinite(segments).all():
+            raise AudioError("NaN or infinite samples in a segment; allowed: finite numbers")
+        scores = np.empty((len(segments), len(self.decision.columns)), np.float32)
+        for index in range(len(segments)):
+            with self._lock:
+                scores[index] = self._run(segments[index : index + 1])[0]
+        return scores
+
+
+def _open(path: Path, threads: int) -> tuple[Description, Run]:
+    if threads < 1:
+        raise ModelError(f"threads is {threads}; allowed: 1 or more")
+    if file_kind(path) == "onnx":
+        session = open_session(path, threads)
+        description = describe_session(session, path)
+        return description, _onnx_run(session, description, path)
+    description = read_description(path)
+    return description, _litert_run(description, path, threads)
+
+
+def _litert_run(description: Description, path: Path, threads: int) -> Run:
+    from ai_edge_litert.interpreter import Interpreter
+
+    try:
+        interpreter = Interpreter(model_path=str(path), num_threads=threads)
+        interpreter.allocate_tensors()
+    except (ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(
+            f"{path}: LiteRT cannot run it ({reason}); upgrade ai-edge-litert, or {AGAIN}"
+        ) from None
+    inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
+    _check_shapes(description, path, [x["shape"] for x in inputs], [x["shape"] for x in outputs])
+    into, out_of = inputs[0]["index"], outputs[0]["index"]
+
+    def run(segment: Waveform) -> Waveform:
+        interpreter.set_tensor(into, segment)
+        interpreter.invoke()
+        scores: Waveform = interpreter.get_tensor(out_of)
+        return scores
+
+    return run
+
+
+def _onnx_run(session: Any, description: Description, path: Path) -> Run:
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    _check_shapes(description, path, [x.shape for x in inputs], [x.shape for x in outputs])
+    into, out_of = inputs[0].name, outputs[0].name
+
+    def run(segment: Waveform) -> Waveform:
+        scores: Waveform = session.run([out_of], {into: segment})[0]
+        return scores
+
+    return run
+
+
+def _check_shapes(description: Description, path: Path, inputs: Any, outputs: Any) -> None:
+    """Refuse a graph that is not what its description says."""
+    found = [[list(shape) for shape in shapes] for shapes in (inputs, outputs)]
+    expected = [[[1, description.segment_samples]], [[1, len(description.decision.columns)]]]
+    if found != expected:
+        raise ModelError(
+            f"{path}: the graph takes and gives {found}, but its description says {expected}; "
+            f"{AGAIN}"
+        )
