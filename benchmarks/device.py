@@ -10,6 +10,8 @@ give another one, or none, after a change of the converter.
 import argparse
 import sys
 import tempfile
+import time
+from collections import Counter
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -20,9 +22,7 @@ from torch import nn
 
 from deepspectrumlite.audio import cut_segments, load_audio
 from deepspectrumlite.benchmark import (
-    STAGES,
     FirstPrediction,
-    TfliteFile,
     describe_machine,
     first_prediction,
     time_in_turn,
@@ -34,6 +34,7 @@ from deepspectrumlite.errors import ModelError
 from deepspectrumlite.graph import write_graph
 from deepspectrumlite.metadata import describe, digest_weights, write_metadata
 from deepspectrumlite.model import Classifier
+from deepspectrumlite.subjects import STAGES, TfliteFile
 
 NETWORKS = {
     "mobilenet_v2": "MobileNetV2",
@@ -59,7 +60,7 @@ RATIO_AIMS = {
     ("densenet121", "float32"): 1.03,
     ("densenet121", "int8"): 1.08,
 }
-IN_A_ROW = 200
+BLOCKS, CALLS, PAUSE_SECONDS = 12, 200, 0.2
 FRONTEND_AIM_MS, FRONTEND_AIM_MB = 0.8, 0.7
 INT8_OVER_FLOAT_AIMS = {"densenet121": 0.35}
 FILE_AIMS_MB = {("densenet121", "int8"): 8.0}
@@ -72,9 +73,18 @@ START_AIMS_SECONDS = {
     ("efficientnet_lite0", "float32"): 0.8,
     ("efficientnet_lite0", "int8"): 0.8,
 }
+CONTENTS = {
+    "backbone": "weights and biases of the backbone",
+    "head": "weights and biases of the head",
+    "front-end": "constants of the front-end",
+    "scales": "scales",
+    "zero points": "zero points",
+    "rest": "the rest: operations, shapes, names, description",
+    "all": "all",
+}
 METHOD = """# Speed, memory and size on the CPU
 
-Made by `{command}`.
+Made by `python benchmarks/device.py`.
 
 The networks are those of `timm` with our head of {units} units for 7 labels, on images of
 224 x 224 pixels from 3 s at 16 kHz (window 128 ms, hop 64 ms, 128 mels, viridis). Weights are
@@ -86,39 +96,53 @@ The **front-end** and the **bare network** are the two parts of the very file th
 to end, cut at the image; so the bare network is converted as the whole is. All have **one thread**
 of LiteRT, and take turns, {rounds} rounds: front-end, network float32, network int8, end to end
 float32, end to end int8. What counts is the median; a ratio is one of medians of the same run.
-In turn with the networks, the front-end finds the CPU's caches full of their weights; {in_a_row}
-calls in a row are what it takes by itself.
 
-Memory is the highest of a fresh process that imports our runtime, loads the file and predicts
-once; its seconds are those of all three steps, without the start of Python. Both are the
-median of {starts} such processes. 1 MB is 10^6 bytes.
+In turn with the networks, the front-end finds the CPU's caches full of their weights. What it takes
+by itself is measured once, as it is the same graph for all three: {blocks} blocks of {calls} calls
+in a row, with {pause:g} s between blocks. What counts is the median of the blocks' medians; the
+lowest and the highest block are in brackets.
+
+Process memory is the highest resident size of a fresh process that imports our runtime, loads the
+file and predicts once; its seconds are those of all three steps, without the start of Python. Both
+are the median of {starts} such processes. 1 MB is 10^6 bytes.
 """
 
 
 @dataclass(frozen=True)
+class FrontEnd:
+    """By itself: median milliseconds of each block of calls, and its size."""
+
+    ms: list[float]
+    mb: float
+
+
+@dataclass(frozen=True)
 class Result:
-    """Of one network: milliseconds by work, sizes in MB by file, and first predictions."""
+    """Of one network: milliseconds by work, MB and first predictions by file, MB inside int8."""
 
     ms: dict[str, float]
     mb: dict[str, float]
     first: dict[str, FirstPrediction]
+    int8: dict[str, float]
 
 
 def main() -> None:
     arguments = parse()
     waveforms = demo_segments(arguments.calibration)
-    results = {}
+    frontend, results = None, {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.keep or Path(temporary)
         for name in arguments.networks:
             paths = converted(name, folder / name, waveforms)
             tell(f"{name}: measuring")
+            frontend = frontend or measure_frontend(paths["float32"])
             results[name] = measure(paths, arguments.rounds, arguments.starts)
     units = load_recipe("default", SETTING).model.units
-    command = " ".join(["python benchmarks/device.py", *sys.argv[1:]])
-    print(METHOD.format(command=command, units=units, in_a_row=IN_A_ROW, **vars(arguments)))
+    alone = {"blocks": BLOCKS, "calls": CALLS, "pause": PAUSE_SECONDS}
+    print(METHOD.format(units=units, **alone, **vars(arguments)))
     print(machine())
-    for table in (latency, ratios, files_and_memory):
+    print(by_itself(frontend))
+    for table in (latency, ratios, files_and_memory, int8_contents):
         print(table(results))
 
 
@@ -189,22 +213,55 @@ def is_of(path: Path, digest: str) -> bool:
         return False
 
 
+def measure_frontend(path: Path) -> FrontEnd:
+    file, medians = TfliteFile(path), []
+    works = {"front-end": file.stages(threads=1)["front-end"]}
+    for _ in range(BLOCKS):
+        time.sleep(PAUSE_SECONDS)
+        medians.append(1000 * float(np.median(time_in_turn(works, CALLS)["front-end"])))
+    return FrontEnd(medians, len(write_graph(file.graph("frontend"))) / 1e6)
+
+
 def measure(paths: dict[str, Path], rounds: int, starts: int) -> Result:
-    works, mb = {}, {}
+    works = {}
     for precision, path in paths.items():
         file = TfliteFile(path)
         for stage, work in file.stages(threads=1).items():
             works[f"{stage} {precision}"] = work
-        mb[precision] = path.stat().st_size / 1e6
-    mb["front-end"] = len(write_graph(TfliteFile(paths["float32"]).graph("frontend"))) / 1e6
     # It is float32 in both files: once is enough.
     del works["front-end int8"]
     order = [f"{stage} {precision}" for stage in STAGES for precision in paths]
     turns = {name: works[name] for name in order if name in works}
     times = time_in_turn(turns, rounds)
-    times |= time_in_turn({"front-end in a row": works["front-end float32"]}, IN_A_ROW)
     ms = {name: 1000 * float(np.median(found)) for name, found in times.items()}
-    return Result(ms, mb, {key: first_prediction(path, starts) for key, path in paths.items()})
+    return Result(
+        ms,
+        {precision: path.stat().st_size / 1e6 for precision, path in paths.items()},
+        {precision: first_prediction(path, starts) for precision, path in paths.items()},
+        contents(paths["int8"]),
+    )
+
+
+def contents(path: Path) -> dict[str, float]:
+    """MB of what a file holds; of equal arrays, which are written once, the first one counts."""
+    file = TfliteFile(path)
+    graph = file.graph()
+    tensors, found, written = graph.subgraphs[0].tensors, Counter(), set()
+
+    def count(what: str, array: np.ndarray | None) -> None:
+        key = None if array is None else (array.dtype, array.tobytes())
+        if key is not None and key not in written:
+            written.add(key)
+            found[what] += array.nbytes
+
+    for operator, layer in zip(graph.subgraphs[0].operators, file.layers(), strict=True):
+        for index in (index for index in operator.inputs if index >= 0):
+            count(layer.part, graph.buffers[tensors[index].buffer].data)
+    for scaled in (tensor.quantization for tensor in tensors if tensor.quantization is not None):
+        count("scales", scaled.scale)
+        count("zero points", scaled.zeroPoint)
+    found["rest"] = path.stat().st_size - found.total()
+    return {what: size / 1e6 for what, size in found.items()}
 
 
 def machine() -> str:
@@ -218,16 +275,23 @@ def machine() -> str:
     )
 
 
-def latency(results: dict[str, Result]) -> str:
-    works = [
-        f"{stage} {precision}" for stage in ("network", "end to end") for precision in PRECISIONS
+def by_itself(frontend: FrontEnd) -> str:
+    ms, *judgement = judged(float(np.median(frontend.ms)), FRONTEND_AIM_MS)
+    blocks = f"({min(frontend.ms):.2f} to {max(frontend.ms):.2f})"
+    rows = [
+        ["front-end in a row, ms", f"{ms} {blocks}", *judgement],
+        ["front-end, MB", *judged(frontend.mb, FRONTEND_AIM_MB)],
     ]
-    rows = []
-    for name, result in results.items():
-        frontend = [result.ms["front-end float32"], result.ms["front-end in a row"]]
-        cells = [f"{ms:.2f}" for ms in (*frontend, *(result.ms[work] for work in works))]
-        rows.append([NETWORKS[name], *cells[:2], f"{FRONTEND_AIM_MS}", *cells[2:]])
-    heads = ["ms", "front-end, in turn", "in a row", "aim", *works]
+    return "## Front-end by itself\n\n" + markdown(["", "measured", "aim at most", ""], rows)
+
+
+def latency(results: dict[str, Result]) -> str:
+    works = [f"{stage} {precision}" for stage in STAGES[1:] for precision in PRECISIONS]
+    rows = [
+        [NETWORKS[name], *(f"{result.ms[work]:.2f}" for work in ("front-end float32", *works))]
+        for name, result in results.items()
+    ]
+    heads = ["ms", "front-end, in turn", *works]
     return "## Latency\n\n" + markdown(heads, rows)
 
 
@@ -249,8 +313,6 @@ def ratios(results: dict[str, Result]) -> str:
 def files_and_memory(results: dict[str, Result]) -> str:
     rows = []
     for name, result in results.items():
-        title = f"{NETWORKS[name]}, front-end alone"
-        rows.append([title, *judged(result.mb["front-end"], FRONTEND_AIM_MB)[:2], *4 * ["-"]])
         for precision, first in result.first.items():
             key = name, precision
             memory = float("nan") if first.memory_bytes is None else first.memory_bytes / 1e6
@@ -260,6 +322,13 @@ def files_and_memory(results: dict[str, Result]) -> str:
             rows.append([f"{NETWORKS[name]} {precision}", *size[:2], *peak[:2], *start[:2]])
     heads = ["", "file, MB", "aim", "process, MB", "aim", "import, load, predict, s", "aim"]
     return "## Files and fresh processes\n\n" + markdown(heads, rows)
+
+
+def int8_contents(results: dict[str, Result]) -> str:
+    files = [result.int8 | {"all": result.mb["int8"]} for result in results.values()]
+    rows = [[told, *(f"{file[key]:.2f}" for file in files)] for key, told in CONTENTS.items()]
+    heads = ["MB of the int8 file", *(NETWORKS[name] for name in results)]
+    return "What the int8 files consist of:\n\n" + markdown(heads, rows)
 
 
 def judged(value: float, aim: float | None, spec: str = ".2f") -> list[str]:

@@ -15,7 +15,8 @@ from rich.table import Table
 from deepspectrumlite.terminal import library, out, progress
 
 if TYPE_CHECKING:
-    from deepspectrumlite.benchmark import Layer, Measured, Total
+    from deepspectrumlite.benchmark import Measured
+    from deepspectrumlite.layers import Layer, Total
 
 MAX_THREADS = 256
 _NOT_KNOWN = "-"
@@ -108,6 +109,8 @@ def _short_name(path: str) -> str:
 
 
 def _rows(measured: "Sequence[Measured]") -> "Iterable[tuple[str, Callable[[Measured], str]]]":
+    from deepspectrumlite.subjects import STAGES
+
     yield "kind", lambda each: f"{each.kind} {each.precision}"
     yield "segment, s", lambda each: f"{each.segment_seconds:g}"
     yield "size, MB", lambda each: _millions(each.file_bytes, 2)
@@ -118,7 +121,7 @@ def _rows(measured: "Sequence[Measured]") -> "Iterable[tuple[str, Callable[[Meas
     yield "memory for it, MB", lambda each: _millions(each.first.memory_bytes, 0)
     for threads in measured[0].latency:
         yield f"[bold]{threads} thread{'s' if threads > 1 else ''}[/bold]", lambda each: ""
-        for stage in ("front-end", "network", "end to end"):
+        for stage in STAGES:
             yield f"{stage}, ms", _latency(threads, stage)
         yield "real-time factor", _factor(threads)
 
@@ -159,7 +162,8 @@ def stats(
     Example: [bold]deepspectrumlite stats runs/first[/bold]
     """
     with library():
-        from deepspectrumlite.benchmark import open_subject, totals
+        from deepspectrumlite.layers import totals
+        from deepspectrumlite.subjects import open_subject
 
         layers = open_subject(model).layers()
         sums = totals(layers)

@@ -78,14 +78,15 @@ def export(
 def _table(exported: "Sequence[Exported]", split: str) -> Table:
     metric = exported[0].difference.metric
     table = Table(title=f"Against the model, {split}, 95 % intervals over clips")
-    for name in ("file", "size", metric, f"{metric} lost", "same answer", "largest difference"):
-        table.add_column(name, justify="left" if name == "file" else "right")
+    table.add_column("file", no_wrap=True)
+    for name in ("size", metric, f"{metric} lost", "same answer", "largest difference"):
+        table.add_column(name, justify="right")
     for each in exported:
         found = each.difference
         agreement = "-" if found.agreement is None else f"{100 * found.agreement:.1f} %"
         table.add_row(
             escape(each.kind),
-            f"{each.size / 1e6:.2f} MB",
+            f"{each.size / 1e6:.1f} MB",
             _interval(found.value),
             _interval(found.drop),
             agreement,

@@ -139,7 +139,7 @@ def _event_table(report: dict[str, Any]) -> Table:
     table = Table(title=title)
     for name in ("label", "threshold", "events", "missed", "false alarms / h", "latency"):
         table.add_column(name, justify="left" if name == "label" else "right")
-    for label, row in {**report["labels"], "all": report}.items():
+    for label, row in {**report["labels"], "all": report["overall"]}.items():
         threshold = "" if "threshold" not in row else f"{row['threshold']:.2f}"
         threshold += " (not reached)" if row.get("reached") is False else ""
         missed = "-" if row["miss_rate"] is None else f"{100 * row['miss_rate']:.1f} %"

@@ -128,7 +128,7 @@ def cut(graph: Graph, part: str) -> None:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a graph computes and holds.
+    """What an operation computes and holds.
 
     ``macs`` are multiplications with an addition, of convolutions and matrix products; the rest of
     the work is not counted. ``parameters`` are their constants.
@@ -138,17 +138,15 @@ class Cost:
     parameters: int
 
 
-def count_cost(graph: Graph) -> Cost:
+def count_cost(graph: Graph, operator: Operator) -> Cost:
     """Multiply-accumulate operations and parameters, from the shapes in the graph."""
-    main, macs, parameters = graph.subgraphs[0], 0, 0
-    for operator in main.operators:
-        per_output = _macs_per_output(graph, operator)
-        if per_output:
-            shape = main.tensors[operator.outputs[0]].shape
-            macs += per_output * int(np.prod(shape))
-            constants = [i for i in operator.inputs if i >= 0 and _bytes(graph, i) is not None]
-            parameters += sum(int(np.prod(main.tensors[i].shape)) for i in constants)
-    return Cost(macs, parameters)
+    per_output = _macs_per_output(graph, operator)
+    if per_output == 0:
+        return Cost(0, 0)
+    tensors = graph.subgraphs[0].tensors
+    macs = per_output * int(np.prod(tensors[operator.outputs[0]].shape))
+    constants = [i for i in operator.inputs if i >= 0 and _bytes(graph, i) is not None]
+    return Cost(macs, sum(int(np.prod(tensors[i].shape)) for i in constants))
 
 
 def _macs_per_output(graph: Graph, operator: Operator) -> int:

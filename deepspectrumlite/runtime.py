@@ -27,6 +27,8 @@ from deepspectrumlite.predict import Prediction, predict_file, predict_waveform
 
 Run = Callable[[Waveform], Waveform]
 
+MAX_THREADS = 256
+
 
 class Predictor:
     """An exported .tflite or .onnx file, ready to run; threads may share it.
@@ -115,30 +117,46 @@ class Predictor:
 
 
 def _open(path: Path, threads: int) -> tuple[Description, Run]:
-    if threads < 1:
-        raise ModelError(f"threads is {threads}; allowed: 1 or more")
+    if not 1 <= threads <= MAX_THREADS:
+        raise ModelError(f"threads is {threads}; allowed: 1 to {MAX_THREADS}")
     if file_kind(path) == "onnx":
         session = open_session(path, threads)
         description = describe_session(session, path)
-        return description, _onnx_run(session, description, path)
+        inputs, outputs = session.get_inputs(), session.get_outputs()
+        _check_shapes(description, path, [x.shape for x in inputs], [x.shape for x in outputs])
+        return description, onnx_run(session)
     description = read_description(path)
-    return description, _litert_run(description, path, threads)
+    interpreter = open_litert(path, threads)
+    inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
+    _check_shapes(description, path, [x["shape"] for x in inputs], [x["shape"] for x in outputs])
+    return description, litert_run(interpreter)
 
 
-def _litert_run(description: Description, path: Path, threads: int) -> Run:
+def open_litert(path: Path, threads: int, data: bytes | None = None) -> Any:
+    """A .tflite file in LiteRT, or instead ``data``, what was made from that file.
+
+    Raises:
+        ModelError: LiteRT refuses it
+    """
     from ai_edge_litert.interpreter import Interpreter
 
     try:
-        interpreter = Interpreter(model_path=str(path), num_threads=threads)
+        interpreter = Interpreter(
+            model_path=str(path) if data is None else None, model_content=data, num_threads=threads
+        )
         interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise ModelError(
             f"{path}: LiteRT cannot run it ({reason}); upgrade ai-edge-litert, or {AGAIN}"
         ) from None
-    inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
-    _check_shapes(description, path, [x["shape"] for x in inputs], [x["shape"] for x in outputs])
-    into, out_of = inputs[0]["index"], outputs[0]["index"]
+    return interpreter
+
+
+def litert_run(interpreter: Any) -> Run:
+    """What passes an array through a file that :func:`open_litert` opened."""
+    into = interpreter.get_input_details()[0]["index"]
+    out_of = interpreter.get_output_details()[0]["index"]
 
     def run(segment: Waveform) -> Waveform:
         interpreter.set_tensor(into, segment)
@@ -149,10 +167,9 @@ def _litert_run(description: Description, path: Path, threads: int) -> Run:
     return run
 
 
-def _onnx_run(session: Any, description: Description, path: Path) -> Run:
-    inputs, outputs = session.get_inputs(), session.get_outputs()
-    _check_shapes(description, path, [x.shape for x in inputs], [x.shape for x in outputs])
-    into, out_of = inputs[0].name, outputs[0].name
+def onnx_run(session: Any) -> Run:
+    """What passes an array through a file that ``open_session`` opened."""
+    into, out_of = session.get_inputs()[0].name, session.get_outputs()[0].name
 
     def run(segment: Waveform) -> Waveform:
         scores: Waveform = session.run([out_of], {into: segment})[0]

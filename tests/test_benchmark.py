@@ -11,29 +11,26 @@ import pytest
 import torch
 from torch import nn
 
+from deepspectrumlite import __version__
 from deepspectrumlite import benchmark as measure
 from deepspectrumlite.benchmark import (
-    STAGES,
     FirstPrediction,
     Latency,
     Measured,
-    OnnxFile,
-    TfliteFile,
-    TorchModel,
     benchmark,
     describe_machine,
     first_prediction,
-    open_subject,
     peak_memory,
     time_in_turn,
-    totals,
 )
 from deepspectrumlite.convert import to_int8, to_onnx, to_tflite
 from deepspectrumlite.errors import MissingExtraError, ModelError
 from deepspectrumlite.graph import read_graph, write_graph
+from deepspectrumlite.layers import totals
 from deepspectrumlite.metadata import describe, write_metadata
 from deepspectrumlite.model import Classifier
 from deepspectrumlite.runtime import Predictor
+from deepspectrumlite.subjects import STAGES, OnnxFile, TfliteFile, TorchModel, open_subject
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -103,7 +100,7 @@ def test_the_parts_together_do_what_the_whole_does(subject, tflite):
     np.testing.assert_array_equal(image, stages["network"].args[-1])
     np.testing.assert_allclose(stages["network"](), stages["end to end"](), atol=1e-6)
     tolerance = 0.05 if subject.precision == "int8" else 1e-5
-    expected = Predictor(tflite).score(measure._noise(4000))
+    expected = Predictor(tflite).score(stages["end to end"].args[-1])
     np.testing.assert_allclose(stages["end to end"](), expected, atol=tolerance)
 
 
@@ -213,6 +210,7 @@ def test_the_real_time_factor_is_of_the_whole(tmp_path):
     report = json.loads((tmp_path / "x.json").read_text())
     assert report["models"][0]["real_time_factor"] == {"1": pytest.approx(0.2)}
     assert report["models"][0]["latency"]["1"]["front-end"] == {"median": 0.1, "p95": 0.2}
+    assert report["machine"]["versions"]["deepspectrumlite"] == __version__
     assert report["machine"]["versions"]["torch"] == torch.__version__.split("+")[0]
     assert report["machine"]["cores"] >= 1
     assert report["machine"]["cpu"]
@@ -259,8 +257,9 @@ def test_a_failure_of_a_fresh_process_is_told(tmp_path):
 
 def test_tflite_files_need_no_torch(int8):
     code = (
-        "import sys; from pathlib import Path; from deepspectrumlite.benchmark import benchmark, "
-        f"TfliteFile; path = Path({str(int8)!r}); found = benchmark([path], repeats=3)[0]; "
+        "import sys; from pathlib import Path; from deepspectrumlite.benchmark import benchmark; "
+        "from deepspectrumlite.subjects import TfliteFile; "
+        f"path = Path({str(int8)!r}); found = benchmark([path], repeats=3)[0]; "
         "assert found.parameters and len(found.latency[1]) == 3; TfliteFile(path).layers(); "
         "print([x for x in ('torch', 'onnx', 'onnxruntime', 'pydantic') if x in sys.modules])"
     )

@@ -8,8 +8,9 @@ import typer
 from typer.testing import CliRunner
 
 from deepspectrumlite import cli_benchmark
-from deepspectrumlite.benchmark import FirstPrediction, Latency, Layer, Measured
+from deepspectrumlite.benchmark import FirstPrediction, Latency, Measured
 from deepspectrumlite.errors import ModelError
+from deepspectrumlite.layers import Layer
 from deepspectrumlite.model import Classifier
 
 app = typer.Typer()

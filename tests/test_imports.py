@@ -24,6 +24,8 @@ ORDER = (
     "description",
     "predict",
     "runtime",
+    "layers",
+    "subjects",
     "benchmark",
     "stream_settings",
     "postprocess",

@@ -144,8 +144,9 @@ def test_more_threads_give_the_same_scores(exported, exported_onnx, predictor, t
     for path in (exported, exported_onnx):
         found = Predictor(path, threads=2).predict(tone("low", 9)).scores
         np.testing.assert_allclose(found, expected, atol=1e-5)
-    with pytest.raises(ModelError, match="threads is 0; allowed: 1 or more"):
-        Predictor(exported, threads=0)
+    for threads in (0, 20_000):
+        with pytest.raises(ModelError, match=f"threads is {threads}; allowed: 1 to 256"):
+            Predictor(exported, threads=threads)
 
 
 # Prints a line for each file: what is wrong with it, or its scores.
