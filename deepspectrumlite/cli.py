@@ -256,7 +256,9 @@ def evaluate(
             "\\[default: that of the run]"
         ),
     ] = None,
-    split: Annotated[str, typer.Option(help="train, devel, test, or all.")] = "test",
+    split: Annotated[
+        str | None, typer.Option(help="train, devel, test, or all.  \\[default: test]")
+    ] = None,
     folder: Annotated[
         Path | None,
         typer.Option(
@@ -285,8 +287,11 @@ def evaluate(
         ),
     ] = None,
     collar: Annotated[
-        float, typer.Option(min=0, help="Of --stream: seconds that an event may be off.")
-    ] = 0.5,
+        float | None,
+        typer.Option(
+            min=0, help="Of --stream: seconds that an event may be off.  \\[default: 0.5]"
+        ),
+    ] = None,
 ) -> None:
     """Score a model on labelled recordings, with 95 % bootstrap intervals.
 
@@ -301,24 +306,29 @@ def evaluate(
     if stream:
         if manifest is None:
             raise typer.BadParameter("--stream needs a list of events: path, start, end, label")
+        if split is not None or resamples or skip_bad:
+            raise typer.BadParameter("--split, --resamples and --skip-bad do not go with --stream")
         with library():
             evaluate_events(
                 model,
                 manifest,
                 settings=settings,
                 false_alarms=false_alarms,
-                collar=collar,
+                collar=0.5 if collar is None else collar,
                 folder=folder,
                 threads=threads,
                 device=device,
             )
         return
-    if settings or false_alarms is not None:
-        raise typer.BadParameter("--settings and --false-alarms-per-hour belong to --stream")
+    if settings or false_alarms is not None or collar is not None:
+        raise typer.BadParameter(
+            "--settings, --false-alarms-per-hour and --collar belong to --stream"
+        )
     with library():
         from deepspectrumlite.manifest import SPLITS
         from deepspectrumlite.runs import Options
 
+        split = split or "test"
         if split not in (*SPLITS, "all"):
             raise typer.BadParameter(f"{split!r}; allowed: {', '.join(SPLITS)}, all")
         options = Options(skip_bad=skip_bad, device=device)

@@ -56,7 +56,7 @@ def export(
 
     What is written runs in its own runtime on real clips and is compared with the model: float32
     has to agree within 1e-4, and int8 and float16 may lose at most --max-drop. Otherwise nothing
-    is written but the report, FILE.json.
+    is written but a report, FILE.failed.json.
 
     Example: [bold]deepspectrumlite export runs/first --out drums.tflite --int8[/bold]
     """
@@ -76,13 +76,14 @@ def export(
 
 
 def _table(exported: "Sequence[Exported]", split: str) -> Table:
-    metric = exported[0].difference.metric
+    metric = next(each.difference.metric for each in exported if each.difference)
     table = Table(title=f"Against the model, {split}, 95 % intervals over clips")
     table.add_column("file", no_wrap=True)
     for name in ("size", metric, f"{metric} lost", "same answer", "largest difference"):
         table.add_column(name, justify="right")
     for each in exported:
         found = each.difference
+        assert found is not None, "handed over without a comparison"
         agreement = "-" if found.agreement is None else f"{100 * found.agreement:.1f} %"
         table.add_row(
             escape(each.kind),

@@ -20,7 +20,14 @@ import torch
 from torch import nn
 
 from deepspectrumlite.errors import ExportError
-from deepspectrumlite.graph import Graph, name_parts, operators, read_graph, simplify, write_graph
+from deepspectrumlite.graph import (
+    Graph,
+    foreign_operators,
+    name_parts,
+    read_graph,
+    simplify,
+    write_graph,
+)
 from deepspectrumlite.model import Classifier, load_model
 from deepspectrumlite.progress import Progress, silent
 
@@ -122,14 +129,18 @@ def to_litert(module: nn.Module, num_samples: int) -> Graph:
             graph = read_graph(path.read_bytes())
     except Exception as error:  # whatever a converter raises, down to its compiler's own errors
         raise ExportError(_refusal("LiteRT", error)) from error
-    foreign = {name for name in operators(graph) if not name.isupper()}
-    if foreign:
-        raise ExportError(
-            f"LiteRT has no builtin operation for {', '.join(sorted(foreign))}; choose another "
-            "model.backbone, or export to .onnx"
-        )
+    _check_builtin(graph)
     simplify(graph)
     return graph
+
+
+def _check_builtin(graph: Graph) -> None:
+    foreign = foreign_operators(graph)
+    if foreign:
+        raise ExportError(
+            f"LiteRT has no builtin operation for {', '.join(foreign)}; choose another "
+            "model.backbone, or export to .onnx"
+        )
 
 
 def _of_frontend(name: str) -> bool:
@@ -180,7 +191,9 @@ def to_float16(data: bytes) -> bytes:
 
 def _written(result: Any) -> bytes:
     # The quantiser puts constants behind the graph, where a zip has to go.
-    return write_graph(read_graph(bytes(result.quantized_model)))
+    graph = read_graph(bytes(result.quantized_model))
+    _check_builtin(graph)
+    return write_graph(graph)
 
 
 def _signature(data: bytes) -> tuple[str, str]:

@@ -233,7 +233,8 @@ def _seal(text: str | bytes, path: Path) -> tuple[int, int]:
 
 def _read(text: str | bytes, path: Path) -> Description:
     description = Description.from_json(text, path)
-    # Before any runtime maps it into memory: a damaged model can take the process with it.
+    # LiteRT maps what it is given, so this comes first there: a damaged model can take the process
+    # with it. onnxruntime has parsed the file by then, which it checks itself.
     (missing, expected), checksum = _seal(text, path), 0
     with Path(path).open("rb") as file:
         while missing > 0 and (block := file.read(min(missing, _BLOCK_BYTES))):

@@ -5,7 +5,7 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,19 +59,23 @@ class ExportOptions:
 
 @dataclass(frozen=True)
 class Exported:
-    """One file that was made: how large it is and what it is worth. ``path`` is None if refused."""
+    """One file that was made: how large it is and what it is worth.
+
+    ``path`` is where it is handed over; None if it is only compared with, or refused.
+    ``difference`` is None where scores are not numbers.
+    """
 
     kind: str
     path: Path | None
     size: int
-    difference: Difference
+    difference: Difference | None
     failure: str | None
 
     def to_json(self) -> dict[str, Any]:
         """As one entry of the report."""
         path = None if self.path is None else self.path.name
         about = {"kind": self.kind, "file": path, "bytes": self.size, "failure": self.failure}
-        return about | self.difference.to_json()
+        return about | (self.difference.to_json() if self.difference else {})
 
 
 def export_model(
@@ -85,7 +89,8 @@ def export_model(
 
     Args:
         source: a run or model folder
-        out: the .tflite or .onnx file to write; the report goes to ``FILE.json`` beside it
+        out: the .tflite or .onnx file to write; the report goes to ``FILE.json`` beside it, that of
+            an export that failed to ``FILE.failed.json``
         options: see there
         progress: told of every step
 
@@ -116,13 +121,17 @@ def export_model(
             precision = kind.split(".")[0]
             write_metadata(path, describe(model, precision=precision, stream=stream))
         exported = _prove(model, made, clips, out, options, progress)
-        _write_report(exported, clips, out, options)
         failures = [each.failure for each in exported if each.failure]
+        failed = out.with_name(f"{out.name}.failed.json")
         if failures:
-            raise ExportError(f"{'; '.join(failures)}; not written; see {_report_path(out)}")
+            exported = [replace(each, path=None) for each in exported]
+            _write_report(failed, exported, clips, options)
+            raise ExportError(f"{'; '.join(failures)}; not written; see {failed}")
         for each in exported:
             if each.path is not None:
                 os.replace(made[each.kind], each.path)  # noqa: PTH105
+        _write_report(out.with_name(f"{out.name}.json"), exported, clips, options)
+        failed.unlink(missing_ok=True)
     return exported
 
 
@@ -246,9 +255,9 @@ def _prove(
     scale = model.scale.numpy() if "scale" in dict(model.named_buffers(recurse=False)) else 1.0
     proved = []
     for kind, path in made.items():
-        if not np.isfinite(scores[kind]).all():
-            raise ExportError(f"{kind}: some scores are not numbers; choose another model.backbone")
-        difference = compare(model.decision, scores["torch"], scores[kind], clips, scale=scale)
+        difference = None
+        if np.isfinite(scores[kind]).all():
+            difference = compare(model.decision, scores["torch"], scores[kind], clips, scale=scale)
         proved.append(
             Exported(
                 kind,
@@ -261,33 +270,32 @@ def _prove(
     return proved
 
 
-def _failure(kind: str, difference: Difference, max_drop: float) -> str | None:
+def _failure(kind: str, difference: Difference | None, max_drop: float) -> str | None:
     """Why a file is not good enough, and what to try; None if it is."""
+    another = {
+        "int8.tflite": "--calibration with more segments, or --float16",
+        "float16.tflite": "float32",
+    }.get(kind, "another model.backbone or other frontend settings")
+    if difference is None:
+        return f"{kind}: some scores are not numbers; try {another}"
     if kind.startswith("float32"):
         if difference.max_difference <= TOLERANCE:
             return None
         return (
             f"{kind}: scores differ from the model's by up to {difference.max_difference:.1e}; "
-            f"allowed: {TOLERANCE:g}; choose another model.backbone or frontend settings"
+            f"allowed: {TOLERANCE:g}; try {another}"
         )
     drop = difference.drop.value
     if drop <= max_drop:
         return None
-    try_instead = (
-        "--int8 with more calibration segments, or --float16" if "int8" in kind else "float32"
-    )
     return (
         f"{kind}: {difference.metric} is {100 * drop:.1f} points lower than the model's; allowed: "
-        f"{100 * max_drop:g}; try {try_instead}, or raise --max-drop"
+        f"{100 * max_drop:g}; try {another}, or raise --max-drop"
     )
-
-
-def _report_path(out: Path) -> Path:
-    return out.with_name(out.name + ".json")
 
 
 def _write_report(
-    exported: list[Exported], clips: Segments, out: Path, options: ExportOptions
+    path: Path, exported: list[Exported], clips: Segments, options: ExportOptions
 ) -> None:
     report = {
         "split": options.split,
@@ -297,4 +305,4 @@ def _write_report(
         "files": [each.to_json() for each in exported],
     }
     text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_atomically(_report_path(out), lambda file: file.write(text.encode()))
+    write_atomically(path, lambda file: file.write(text.encode()))

@@ -66,6 +66,20 @@ def operators(graph: Graph) -> list[str]:
     return [_name(graph, operator) for operator in graph.subgraphs[0].operators]
 
 
+def foreign_operators(graph: Graph) -> list[str]:
+    """Names of operations that are none of LiteRT's builtin ones, in all subgraphs."""
+    used = {op.opcodeIndex for part in graph.subgraphs for op in part.operators}
+    found = []
+    for index in used:
+        code = graph.operatorCodes[index]
+        name = _NAMES.get(max(code.builtinCode, code.deprecatedBuiltinCode), "(unknown)")
+        if name == "CUSTOM":
+            found.append((code.customCode or b"(unnamed)").decode())
+        elif name.startswith("STABLEHLO") or name == "(unknown)":
+            found.append(name)
+    return sorted(found)
+
+
 def simplify(graph: Graph) -> None:
     """Fewer and cheaper operations with the same result, for what a converter leaves."""
     _join_linear(graph)

@@ -3,6 +3,7 @@
 import collections
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -14,7 +15,15 @@ from deepspectrumlite import convert
 from deepspectrumlite.config import parse_recipe
 from deepspectrumlite.errors import ExportError
 from deepspectrumlite.frontend import FrontEnd
-from deepspectrumlite.graph import FRONTEND, IMAGE, operators, read_graph, write_graph
+from deepspectrumlite.graph import (
+    FRONTEND,
+    IMAGE,
+    foreign_operators,
+    operators,
+    read_graph,
+    write_graph,
+)
+from deepspectrumlite.model import Classifier
 
 SECONDS = 0.5
 # Each setting away from its default at least once, in combinations that people use.
@@ -83,6 +92,18 @@ def test_onnx_gives_the_image_of_training(frontend, tmp_path):
     session = onnxruntime.InferenceSession(str(path))
     found = np.stack([session.run(None, {"waveform": row[None]})[0][0] for row in batch])
     assert np.abs(found - expected).max() < 1e-4
+
+
+def test_onnx_has_standard_operations_only(converted):
+    model = onnx.load(converted["float32.onnx"])
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 18)]
+    assert {node.domain for node in model.graph.node} == {""}
+    assert len(model.functions) == 0
+
+
+@pytest.mark.parametrize("kind", ["float32.tflite", "float16.tflite", "int8.tflite"])
+def test_litert_has_builtin_operations_only(converted, kind):
+    assert foreign_operators(read_graph(converted[kind].read_bytes())) == []
 
 
 def test_the_whole_model_gives_the_scores_of_training(converted, trained_model):
@@ -158,3 +179,41 @@ def test_what_breaks_in_the_other_process_is_told(trained_model, tmp_path, monke
     monkeypatch.setattr(convert.sys, "executable", "/bin/false")
     with pytest.raises(ExportError, match="the converter crashed"):
         convert.convert(trained_model, ["float32.tflite"], tmp_path)
+
+
+@pytest.mark.slow
+def test_densenet_becomes_one_piece_of_integers():
+    """Its BatchNorm stands before convolutions, and it joins up to 24 tensors at once."""
+    sizes = {"n_mels": 32, "image_height": 64, "image_width": 64}
+    data = {"sample_rate": 8000, "segment_seconds": SECONDS, "hop_seconds": SECONDS}
+    network = {"backbone": "densenet121", "weights": "random", "units": 16}
+    recipe = parse_recipe({"data": data, "frontend": sizes, "model": network}, "test")
+    torch.manual_seed(0)
+    model = Classifier(recipe, ["a", "b", "c"]).eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            # Fresh ones would fold into a number.
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, 0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+    batch = waveforms(4000)
+    with torch.no_grad():
+        expected = model(torch.from_numpy(batch)).numpy()
+    data = convert.to_tflite(model)
+    assert np.abs(run_litert(data, batch) - expected).max() < 1e-5
+    names = collections.Counter(operators(read_graph(data)))
+    assert names["DEPTHWISE_CONV_2D"] == 62
+    graph = read_graph(convert.to_int8(data, batch))
+    joins = [op for op in graph.subgraphs[0].operators if op.builtinOptionsType == JOIN]
+    assert max(len(op.inputs) for op in joins if "network" in output_name(graph, op)) == 2
+    kinds = kinds_of(graph)
+    first, last = ([name for name, _, _ in kinds].index(x) for x in ("QUANTIZE", "DEQUANTIZE"))
+    assert {kind for _, _, kind in kinds[first:last]} == {"INT8"}
+    assert [name for name, _, _ in kinds].count("QUANTIZE") < 15
+
+
+JOIN = schema.BuiltinOptions.ConcatenationOptions
+
+
+def output_name(graph, operator):
+    return graph.subgraphs[0].tensors[operator.outputs[0]].name.decode()

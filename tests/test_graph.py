@@ -11,6 +11,7 @@ from deepspectrumlite.graph import (
     Cost,
     count_cost,
     cut,
+    foreign_operators,
     name_parts,
     operators,
     read_graph,
@@ -310,4 +311,20 @@ def test_costs_are_those_counted_by_hand():
 def test_a_custom_operation_is_told_by_its_own_name():
     maker = Maker()
     x = maker.add(CODES.CUSTOM, [maker.absolute(maker.input)], custom=b"FlexRFFT")
-    assert operators(maker.done(x)) == ["ABS", "FlexRFFT"]
+    graph = maker.done(x)
+    assert operators(graph) == ["ABS", "FlexRFFT"]
+    assert foreign_operators(graph) == ["FlexRFFT"]
+
+
+@pytest.mark.parametrize(
+    ("code", "custom", "name"),
+    [
+        (CODES.CUSTOM, b"LOUD", "LOUD"),
+        (CODES.CUSTOM, None, "(unnamed)"),
+        (CODES.STABLEHLO_ADD, None, "STABLEHLO_ADD"),
+    ],
+)
+def test_what_is_not_builtin_is_foreign_however_it_is_named(code, custom, name):
+    maker = Maker()
+    x = maker.add(code, [maker.absolute(maker.input)], custom=custom)
+    assert foreign_operators(maker.done(maker.absolute(x))) == [name]

@@ -80,9 +80,14 @@ def test_the_metadata_say_what_goes_in_and_comes_out(exported):
         assert archive.read("labels.txt") == b"high\nlow\nnoise\n"
 
 
-def test_mediapipe_gives_the_same_scores(exported, tones):
-    options = audio.AudioClassifierOptions(BaseOptions(model_asset_path=str(exported)))
-    predictor = Predictor(exported)
+# MediaPipe brings kernels of its own: one of them may round an integer the other way.
+@pytest.mark.parametrize(
+    ("kind", "tolerance"),
+    [("float32.tflite", 1e-5), ("float16.tflite", 1e-5), ("int8.tflite", 0.02)],
+)
+def test_mediapipe_gives_the_same_scores(converted, tones, kind, tolerance):
+    options = audio.AudioClassifierOptions(BaseOptions(model_asset_path=str(converted[kind])))
+    predictor = Predictor(converted[kind])
     with audio.AudioClassifier.create_from_options(options) as classifier:
         for name in ("low-test-0", "high-test-1", "noise-test-2"):
             waveform, rate = soundfile.read(tones.parent / f"{name}.wav", dtype="float32")
@@ -94,7 +99,7 @@ def test_mediapipe_gives_the_same_scores(exported, tones):
             parts = predictor.predict(waveform, rate).to_json(segments=True)["segments"]
             assert len(found) == len(parts) == 2
             for scores, part in zip(found, parts, strict=True):
-                assert scores == pytest.approx(part["scores"], abs=1e-5)
+                assert scores == pytest.approx(part["scores"], abs=tolerance)
 
 
 def buffers_of(model):
