@@ -14,7 +14,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from deepspectrumlite.terminal import library, out, progress
+from deepspectrumlite.errors import AudioError
+from deepspectrumlite.terminal import Threads, library, out, progress
 
 if TYPE_CHECKING:
     from deepspectrumlite.microphone import Microphone
@@ -66,7 +67,7 @@ def stream(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print events as JSON Lines, as they happen.")
     ] = False,
-    threads: Annotated[int, typer.Option(min=1, help="On which FILE computes.")] = 1,
+    threads: Threads = 1,
 ) -> None:
     """Recognise in a stream: say when an event begins and ends, until Ctrl-C.
 
@@ -130,6 +131,8 @@ def evaluate_events(
             progress=tell,
         )
     out.print(_event_table(report))
+    if report["notice"]:
+        typer.echo(report["notice"], err=True)
     written = sorted(path.name for path in folder.iterdir() if path.is_file())
     typer.echo(f"Written to {folder}: {', '.join(written)}")
 
@@ -196,6 +199,8 @@ def _open_source(
         with microphone(device=place) as found:
             yield _Source(found.sample_rate, found.blocks(), found)
     else:
+        if sys.stdin is None:
+            raise AudioError("--stdin: the standard input is closed; give it samples with a pipe")
         given, encoding, channels = pcm
         rate = model_rate if given is None else given
         blocks = sources.raw_pcm(sys.stdin.buffer, rate, encoding=encoding, channels=channels)
@@ -205,7 +210,11 @@ def _open_source(
 def _listen(
     recogniser: "Recogniser", settings: "StreamSettings", source: _Source, as_json: bool
 ) -> bool:
-    """Show what is recognised until the source ends; returns whether it was stopped before."""
+    """Show what is recognised until the source ends; returns whether it was stopped before.
+
+    Raises:
+        AudioError: the source is damaged; what was heard before is shown
+    """
     from deepspectrumlite.stream import StreamingClassifier
     from deepspectrumlite.stream_view import choose_view
 
@@ -215,7 +224,7 @@ def _listen(
         recogniser, settings, sample_rate=source.sample_rate, on_window=view.window
     )
     work = _Work(classifier, source)
-    was_stopped = False
+    was_stopped, damage = False, None
     with _quiet_pipe():
         with view:
             try:
@@ -226,8 +235,14 @@ def _listen(
                     view.status = work.status()
             except KeyboardInterrupt:
                 was_stopped = True
+            except AudioError as error:
+                if not classifier.seconds:
+                    raise
+                damage = error
             view.events(work.finish())
         typer.echo(work.summary(), err=True)
+    if damage is not None:
+        raise damage
     return was_stopped
 
 
@@ -257,7 +272,7 @@ class _Work:
         """One line while it runs."""
         seconds = self._classifier.seconds
         clock = f"{int(seconds // 3600)}:{int(seconds // 60 % 60):02}:{seconds % 60:04.1f}"
-        return f"{clock}   real-time factor {self._factor():.3f}{self._problems()}"
+        return f"{clock}{self._factor('   ')}{self._problems()}"
 
     def summary(self) -> str:
         """One line at the end."""
@@ -265,11 +280,12 @@ class _Work:
         events = f"{self._counts.total()} events{f' ({by_label})' if by_label else ''}"
         return (
             f"{events} in {self._classifier.seconds:.2f} s, {self._classifier.num_windows} "
-            f"windows; real-time factor {self._factor():.3f}{self._problems()}"
+            f"windows{self._factor('; ')}{self._problems()}"
         )
 
-    def _factor(self) -> float:
-        return self._busy_seconds / max(self._classifier.seconds, 1e-9)
+    def _factor(self, before: str) -> str:
+        seconds = self._classifier.seconds
+        return f"{before}real-time factor {self._busy_seconds / seconds:.3f}" if seconds else ""
 
     def _problems(self) -> str:
         lost, bad = self._classifier.num_lost_samples, self._classifier.num_bad_samples

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,9 +13,23 @@ import numpy.typing as npt
 
 from deepspectrumlite.audio import audio_info
 from deepspectrumlite.decisions import Decision
-from deepspectrumlite.detection_report import CURVE_COLUMNS, Curve, write_report
-from deepspectrumlite.errors import ManifestError, ModelError
-from deepspectrumlite.matching import Outcome, Reference, count, match, read_references
+from deepspectrumlite.detection_report import (
+    CURVE_COLUMNS,
+    Curve,
+    make_folder,
+    why_no_picture,
+    write_report,
+)
+from deepspectrumlite.errors import ModelError
+from deepspectrumlite.matching import (
+    Outcome,
+    Reference,
+    check_labels,
+    check_starts,
+    count,
+    match,
+    read_references,
+)
 from deepspectrumlite.postprocess import Event, LabelEvents, Span
 from deepspectrumlite.progress import Progress, silent
 from deepspectrumlite.sources import recording
@@ -56,6 +71,8 @@ def evaluate_stream(
 ) -> dict[str, Any]:
     """Find the events of long recordings, and compare them with those that are known.
 
+    That takes long, so all that can be wrong is looked at before.
+
     Args:
         recogniser: the model
         manifest: a CSV, as of :func:`deepspectrumlite.matching.read_references`
@@ -65,26 +82,38 @@ def evaluate_stream(
         collar_seconds: as of :func:`deepspectrumlite.matching.match`
         out: a folder for detection.json (the report), events.csv (each detection and each miss),
             curve.csv and curve.png (misses against false alarms over the threshold), and
-            stream.json (the settings, with the chosen thresholds)
+            stream.json (the settings, with the chosen thresholds); without matplotlib there is no
+            picture
         progress: told of the seconds that are scored
 
     Returns:
         the report: hours, thresholds, and counts and rates as of
-        :func:`deepspectrumlite.matching.count`, overall and for each label
+        :func:`deepspectrumlite.matching.count`, overall and for each label; "notice" says why
+        there is no picture, or is None
 
     Raises:
         ManifestError: the list is inconsistent, or names a label that the model does not know
-        ModelError: a model of numbers, or settings that do not fit it
+        ModelError: a model of numbers, settings that do not fit it, or an impossible number
         AudioError: a recording cannot be read
-        MissingExtraError: matplotlib is not installed
+        MissingExtraError: soundfile does not know its format, and PyAV is not installed
+        OSError: the folder cannot be made or written
     """
     decision = recogniser.decision
-    settings.check(decision.columns)
+    settings.check_for(recogniser.cutting, decision)
     labels = list(settings.label_thresholds(decision))
     if not labels:
         raise ModelError("the model has no label that makes events; give one that tells labels")
+    for name, number in (
+        ("false alarms an hour", false_alarms_per_hour),
+        ("the collar in seconds", collar_seconds),
+    ):
+        _check_number(name, 0.0 if number is None else number)
     references = read_references(manifest)
-    _check_labels(manifest, references, decision)
+    check_labels(manifest, references, decision.labels)
+    for path, known in references.items():
+        check_starts(path, known, audio_info(path).duration_seconds)
+    notice = why_no_picture()
+    make_folder(out)
     scored = [
         score_recording(recogniser, path, known, settings, progress)
         for path, known in references.items()
@@ -103,6 +132,7 @@ def evaluate_stream(
         "hours": _hours(scored),
         "collar_seconds": collar_seconds,
         "wanted_false_alarms_per_hour": false_alarms_per_hour,
+        "notice": notice,
         **_count_labels([one for found in outcomes.values() for one in found], scored, labels),
     }
     for label, counts in report["labels"].items():
@@ -134,12 +164,8 @@ def score_recording(
         stream.push(block.samples)
         progress(f"scoring {path.name}", min(int(stream.seconds), total), total)
     stream.finish()
-    late = [each for each in references if each.start_seconds >= stream.seconds]
-    if late:
-        raise ManifestError(
-            f"{path}: an event starts at {late[0].start_seconds:g} s; allowed: before the end of "
-            f"the recording, at {stream.seconds:.3f} s"
-        )
+    # Once more, as the length in a header can be an estimate.
+    check_starts(path, references, stream.seconds)
     smoothed = np.array([window.smoothed for window in windows], dtype=np.float64)
     smoothed = smoothed.reshape(len(windows), len(recogniser.decision.columns))
     spans = [window.span for window in windows]
@@ -202,10 +228,7 @@ def choose_thresholds(
     Returns:
         the threshold of each label, and whether what is wanted is reached
     """
-    if not 0 <= false_alarms_per_hour < float("inf"):
-        raise ModelError(
-            f"false alarms an hour: {false_alarms_per_hour}; allowed: a number from 0 on"
-        )
+    _check_number("false alarms an hour", false_alarms_per_hour)
     share = false_alarms_per_hour / len(labels)
     chosen, reached = {}, {}
     for label in labels:
@@ -254,13 +277,6 @@ def _hours(scored: Sequence[ScoredRecording]) -> float:
     return sum(each.seconds for each in scored) / 3600
 
 
-def _check_labels(
-    manifest: Path, references: dict[Path, list[Reference]], decision: Decision
-) -> None:
-    given = {each.label for known in references.values() for each in known}
-    unknown = sorted(given - set(decision.labels))
-    if unknown:
-        raise ManifestError(
-            f"{manifest}: labels that the model does not know: {', '.join(unknown)}; allowed: "
-            f"{', '.join(decision.labels)}"
-        )
+def _check_number(name: str, number: float) -> None:
+    if not 0 <= number < math.inf:
+        raise ModelError(f"{name}: {number}; allowed: a number from 0 on")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import math
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deepspectrumlite.errors import MissingExtraError
 from deepspectrumlite.matching import Outcome
 from deepspectrumlite.plots import new_figure, save_figure, shorten
 from deepspectrumlite.stream_settings import StreamSettings
@@ -36,11 +38,12 @@ def write_report(
 ) -> None:
     """Write detection.json, stream.json, curve.csv, events.csv and curve.png into a folder.
 
+    Where the report has a notice, as of :func:`why_no_picture`, there is no curve.png.
+
     Raises:
-        MissingExtraError: matplotlib is not installed
         OSError: the folder cannot be written
     """
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     for name, content in (("detection.json", report), ("stream.json", settings.to_json())):
         (out / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     _write_csv(out / "curve.csv", ("label", "threshold", *CURVE_COLUMNS), points)
@@ -50,7 +53,36 @@ def write_report(
         for outcome in found
     ]
     _write_csv(out / "events.csv", _EVENT_COLUMNS, rows)
-    plot_curve(points, report, out / "curve.png")
+    if report["notice"] is None:
+        plot_curve(points, report, out / "curve.png")
+    else:
+        # One from before would show other results.
+        (out / "curve.png").unlink(missing_ok=True)
+
+
+def make_folder(out: Path) -> None:
+    """Make the folder where it is missing.
+
+    Raises:
+        OSError: it cannot be made, or nothing can be written to it
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise OSError(
+            f"{out}: cannot be written ({error.strerror}); choose another folder with --out"
+        ) from None
+
+
+def why_no_picture() -> str | None:
+    """In one line; None where it can be drawn."""
+    try:
+        new_figure((1, 1))
+    except MissingExtraError as error:
+        return f"no curve.png: {error}"
+    return None
 
 
 def _event_row(outcome: Outcome) -> dict[str, Any]:

@@ -206,7 +206,7 @@ def _stream_settings(
     settings = read_settings(options.stream) if options.stream else own_settings(source)
     if settings is None:
         return None
-    settings.check(model.labels)
+    settings.check_for(model.recipe.data, model.decision)
     return settings.to_json()
 
 

@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,6 +99,29 @@ def _read_row(where: str, folder: Path, row: dict[str, Any]) -> tuple[Path, Refe
     return path, Reference(path, start, end, event[2])
 
 
+def check_labels(
+    manifest: Path, references: Mapping[Path, Sequence[Reference]], labels: Sequence[str]
+) -> None:
+    """Raise ManifestError where an event has a label that is not among `labels`."""
+    given = {each.label for known in references.values() for each in known}
+    unknown = sorted(given.difference(labels))
+    if unknown:
+        raise ManifestError(
+            f"{manifest}: labels that the model does not know: {', '.join(unknown)}; allowed: "
+            f"{', '.join(labels)}"
+        )
+
+
+def check_starts(path: Path, references: Sequence[Reference], seconds: float) -> None:
+    """Raise ManifestError where an event starts when the recording is over."""
+    late = [each for each in references if each.start_seconds >= seconds]
+    if late:
+        raise ManifestError(
+            f"{path}: an event starts at {late[0].start_seconds:g} s; allowed: before the end of "
+            f"the recording, at {seconds:.3f} s"
+        )
+
+
 def match(
     references: Sequence[Reference], events: Sequence[Event], collar_seconds: float
 ) -> list[Outcome]:
@@ -159,14 +182,16 @@ def _time(outcome: Outcome) -> float:
 def count(outcomes: Iterable[Outcome], hours: float) -> dict[str, Any]:
     """Counts and rates of outcomes, as they stand in the report.
 
-    The latency of a hit is the time from the start of the event to the announcement. What cannot
-    be known, such as the miss rate of no events, is None.
+    The latency of a hit is the time from the start of the event to the announcement. It is 0 for
+    a detection that is announced before, as the collar allows: that one made nobody wait, and must
+    not make up for another that did. What cannot be known, such as the miss rate of no events, is
+    None.
     """
     outcomes = list(outcomes)
     kinds = [outcome.kind for outcome in outcomes]
     hits, misses, alarms = (kinds.count(kind) for kind in ("hit", "miss", "false alarm"))
     latencies = [
-        outcome.event.announced_seconds - outcome.reference.start_seconds
+        max(0.0, outcome.event.announced_seconds - outcome.reference.start_seconds)
         for outcome in outcomes
         if outcome.kind == "hit" and outcome.event and outcome.reference
     ]

@@ -54,8 +54,9 @@ class Microphone:
 
     A block that nobody fetches in time is lost, the oldest first, so that the delay stays below
     `queue_seconds`. When nothing comes for `stall_seconds` the device is opened again, every
-    `retry_seconds`, until it is back. What is lost is counted in the next block, so that the clock
-    stays right.
+    `retry_seconds`, until it is back: by the name that it had at first, since numbers change when
+    devices come and go; the default of the system is what it is by then. What is lost is counted
+    in the next block, so that the clock stays right.
 
     Attributes:
         sample_rate: in Hz
@@ -79,11 +80,11 @@ class Microphone:
         self.num_failures = 0
         try:
             found = sounddevice.query_devices(device, "input")
-            self.name = str(found["name"])
+            self.name, self._host = str(found["name"]), found.get("hostapi")
             self.sample_rate = int(sample_rate or found["default_samplerate"])
             self._block_samples = max(1, round(block_seconds * self.sample_rate))
             self._queue = _Queue(self.sample_rate, max(1, round(queue_seconds * self.sample_rate)))
-            self._stream = self._open()
+            self._stream = self._open(device)
         except (sounddevice.PortAudioError, ValueError) as error:
             what = "the default microphone" if device is None else f"the microphone {device!r}"
             raise AudioError(
@@ -111,10 +112,13 @@ class Microphone:
         """Stop recording."""
         # Once only: PortAudio frees a stream when it is closed.
         stream, self._stream = self._stream, None
+        if stream is not None:
+            self._discard(stream)
+
+    def _discard(self, stream: Any) -> None:
         # A device that is gone cannot be closed either.
         with suppress(self._sounddevice.PortAudioError):
-            if stream is not None:
-                stream.close()
+            stream.close()
 
     def blocks(self) -> Iterator[Block]:
         """What the microphone hears, (num_samples, 1) float32 a block, and what it does not."""
@@ -130,12 +134,14 @@ class Microphone:
     def _reopen(self) -> Iterator[Block]:
         self.close()
         while True:
-            try:
-                # PortAudio looks for devices only when it starts.
+            # PortAudio looks for devices only when it starts. Where that failed the last time,
+            # there is nothing to end.
+            with suppress(self._sounddevice.PortAudioError):
                 self._sounddevice._terminate()
+            try:
                 self._sounddevice._initialize()
                 self._queue.expect_a_gap()
-                self._stream = self._open()
+                self._stream = self._open(None if self._device is None else self._find())
             except (self._sounddevice.PortAudioError, ValueError):
                 time.sleep(self._retry_seconds)
                 yield Block(_NOTHING)  # So that a display goes on.
@@ -143,16 +149,31 @@ class Microphone:
                 yield Block(_NOTHING, notice=f"{self.name}: opened again")
                 return
 
-    def _open(self) -> Any:
+    def _find(self) -> int:
+        """The number that the device has now; its twin's where only that is there."""
+        found = [
+            (device.get("hostapi") != self._host, number != self._device, number)
+            for number, device in enumerate(self._sounddevice.query_devices())
+            if device["name"] == self.name and device["max_input_channels"] > 0
+        ]
+        if not found:
+            raise ValueError(f"no device {self.name!r}")
+        return min(found)[-1]
+
+    def _open(self, device: str | int | None) -> Any:
         stream = self._sounddevice.InputStream(
             samplerate=self.sample_rate,
             blocksize=self._block_samples,
-            device=self._device,
+            device=device,
             channels=1,
             dtype="float32",
             callback=self._queue.put,
         )
-        stream.start()
+        try:
+            stream.start()
+        except BaseException:
+            self._discard(stream)
+            raise
         return stream
 
 

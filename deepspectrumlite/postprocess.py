@@ -119,7 +119,6 @@ class PostProcessor:
     def __init__(
         self, settings: StreamSettings, decision: Decision, hop_samples: int, sample_rate: int
     ) -> None:
-        settings.check(decision.columns)
         self._smoother = Smoother(settings, hop_samples / sample_rate)
         self._only_strongest = settings.only_strongest
         self._labels = [

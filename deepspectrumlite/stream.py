@@ -7,6 +7,7 @@ hops follow each other without a gap. Events start and end with them.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -14,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from deepspectrumlite.audio import Cutting, pad_segment
+from deepspectrumlite.audio import pad_segment
 from deepspectrumlite.decode import MAX_SAMPLE_RATE, Waveform
-from deepspectrumlite.errors import AudioError, ModelError
+from deepspectrumlite.errors import AudioError
 from deepspectrumlite.postprocess import Event as Event
 from deepspectrumlite.postprocess import PostProcessor, Scores, Span
 from deepspectrumlite.stream_settings import StreamSettings as StreamSettings
@@ -33,7 +34,8 @@ _GAP_BLOCK = 2**16
 class Window:
     """What was found in one window.
 
-    ``level_db`` is its RMS in dBFS (0: an RMS of 1), at least -120. ``scores`` are the model's,
+    ``level_db`` is its RMS in dBFS (0: an RMS of 1), at least -120; what fills up a last window
+    that is too short does not count. ``scores`` are the model's,
     (n_outputs,), and ``smoothed`` those that events are made of. Where nothing was scored, for
     lost samples or a level below the gate, ``is_scored`` is False, and the scores are 0, or for
     numbers NaN. ``events`` are those that it announces or ends.
@@ -85,17 +87,19 @@ class StreamingClassifier:
         self.settings = settings or StreamSettings()
         self._recogniser = recogniser
         self._cutting = cutting = recogniser.cutting
+        self.settings.check_for(cutting, recogniser.decision)
         self._rate = cutting.sample_rate
         self._input_rate = self._rate if sample_rate is None else sample_rate
         if not 1 <= self._input_rate <= MAX_SAMPLE_RATE:
             raise AudioError(f"sample_rate is {sample_rate}; allowed: 1 to {MAX_SAMPLE_RATE} Hz")
-        self.hop_samples = _hop_samples(self.settings, cutting)
+        self.hop_samples = self.settings.hop_samples(cutting)
         self._post = PostProcessor(self.settings, recogniser.decision, self.hop_samples, self._rate)
         self._resampler = Resampler(self._input_rate, self._rate)
         self._cutter = Cutter(cutting.segment_samples, self.hop_samples)
         self._tell = on_window
         self._max_batch = max_batch
-        self._gap = (0, 0)  # The last one, in samples at the model's rate.
+        # (begin, end) of the gaps that windows to come can lie in, in samples of the input.
+        self._gaps: deque[tuple[int, int]] = deque()
         self._num_pushed = 0
         self._is_finished = False
         self.num_bad_samples = self.num_lost_samples = self.num_windows = 0
@@ -130,9 +134,7 @@ class StreamingClassifier:
         """
         if num_samples < 0:
             raise AudioError(f"a gap of {num_samples} samples; allowed: 0 or more")
-        begin = self._to_model_rate(self._num_pushed)
-        end = self._to_model_rate(self._num_pushed + num_samples)
-        self._gap = (self._gap[0] if self._gap[1] == begin else begin, end)
+        self._remember_gap(num_samples)
         self.num_lost_samples += num_samples
         events = []
         for at in range(0, num_samples, _GAP_BLOCK):
@@ -152,12 +154,11 @@ class StreamingClassifier:
         self._is_finished = True
         rest = self._cutter.rest
         if self._cutting.tail == "keep" and len(rest) > self._cutter.covered:
-            start, size = self._cutter.start, self._cutting.segment_samples
-            window = pad_segment(rest, size, self._cutting.padding)
+            start = self._cutter.start
             whole = self._span(start)
             end = start + len(rest)
             span = Span(whole.begin if start else 0, min(whole.end, end), end)
-            events += self._score([(span, window)])
+            events += self._score([(span, rest)])
         return events + self._post.finish()
 
     def _hear(self, mono: Waveform) -> list[Event]:
@@ -177,6 +178,7 @@ class StreamingClassifier:
         return events + self._score(batch)
 
     def _score(self, batch: list[tuple[Span, Waveform]]) -> list[Event]:
+        """Of windows as they were heard; the last one can be shorter."""
         levels = [level_db(window) for _, window in batch]
         scored = [self._is_scored(*each) for each in zip(batch, levels, strict=True)]
         decision = self._recogniser.decision
@@ -184,7 +186,7 @@ class StreamingClassifier:
         scores = np.full((len(batch), len(decision.columns)), missing, np.float32)
         if any(scored):
             heard = [window for (_, window), wanted in zip(batch, scored, strict=True) if wanted]
-            scores[scored] = self._recogniser.score(np.stack(heard))
+            scores[scored] = self._recogniser.score(np.stack(list(map(self._fill_up, heard))))
         events = []
         for (span, _), level, is_scored, row in zip(batch, levels, scored, scores, strict=True):
             events += self._finish_window(span, level, is_scored, row)
@@ -192,10 +194,26 @@ class StreamingClassifier:
 
     def _is_scored(self, window: tuple[Span, Waveform], level: float) -> bool:
         span, samples = window
-        start = span.decided - len(samples)
-        if self._gap[0] <= start and span.decided <= self._gap[1]:
+        # What was pushed of it: the samples of the input from its start to its end.
+        end = min(self._to_input_rate(span.decided), self._num_pushed)
+        start = min(self._to_input_rate(span.decided - len(samples)), end - 1)
+        if any(gap[0] <= start and end <= gap[1] for gap in self._gaps):
             return False
         return self.settings.gate_db is None or level >= self.settings.gate_db
+
+    def _fill_up(self, samples: Waveform) -> Waveform:
+        size, padding = self._cutting.segment_samples, self._cutting.padding
+        return samples if len(samples) == size else pad_segment(samples, size, padding)
+
+    def _remember_gap(self, num_samples: int) -> None:
+        begin, end = self._num_pushed, self._num_pushed + num_samples
+        if self._gaps and self._gaps[-1][1] == begin:
+            begin = self._gaps.pop()[0]
+        oldest = self._to_input_rate(self._cutter.start)
+        while self._gaps and self._gaps[0][1] <= oldest:
+            self._gaps.popleft()
+        if end > begin:
+            self._gaps.append((begin, end))
 
     def _finish_window(
         self, span: Span, level: float, is_scored: bool, scores: Scores
@@ -215,18 +233,5 @@ class StreamingClassifier:
         begin = start + (size - self.hop_samples) // 2
         return Span(begin, begin + self.hop_samples, start + size)
 
-    def _to_model_rate(self, num_samples: int) -> int:
-        return -(-num_samples * self._rate // self._input_rate)
-
-
-def _hop_samples(settings: StreamSettings, cutting: Cutting) -> int:
-    if settings.hop_seconds is None:
-        return cutting.hop_samples
-    hop = max(1, round(settings.hop_seconds * cutting.sample_rate))
-    if hop > cutting.segment_samples:
-        longest = cutting.segment_samples / cutting.sample_rate
-        raise ModelError(
-            f"stream settings: hop_seconds is {settings.hop_seconds:g}, so audio between windows "
-            f"would be lost; allowed: at most {longest:g}, the length of a window"
-        )
-    return hop
+    def _to_input_rate(self, num_samples: int) -> int:
+        return -(-num_samples * self._input_rate // self._rate)

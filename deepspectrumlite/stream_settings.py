@@ -6,10 +6,13 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deepspectrumlite.decisions import Decision
 from deepspectrumlite.errors import ModelError
+
+if TYPE_CHECKING:
+    from deepspectrumlite.audio import Cutting
 
 SMOOTHINGS = ("none", "mean", "ema")
 DEFAULT_THRESHOLD = 0.5
@@ -94,6 +97,36 @@ class StreamSettings:
     def to_json(self) -> dict[str, Any]:
         """All settings, ready for :func:`json.dumps`."""
         return asdict(self) | {"ignore": list(self.ignore)}
+
+    def check_for(self, cutting: Cutting, decision: Decision) -> None:
+        """All that has to be right for a model, before anything is recognised.
+
+        Args:
+            cutting: how the model cuts recordings
+            decision: what its scores mean
+
+        Raises:
+            ModelError: a label that the model does not know, or a hop longer than a window
+        """
+        self.check(decision.columns)
+        self.hop_samples(cutting)
+
+    def hop_samples(self, cutting: Cutting) -> int:
+        """From the start of a window to the next, in samples at the model's rate.
+
+        Raises:
+            ModelError: it is longer than a window
+        """
+        if self.hop_seconds is None:
+            return cutting.hop_samples
+        hop = max(1, round(self.hop_seconds * cutting.sample_rate))
+        if hop > cutting.segment_samples:
+            longest = cutting.segment_samples / cutting.sample_rate
+            raise ModelError(
+                f"stream settings: hop_seconds is {self.hop_seconds:g}, so audio between windows "
+                f"would be lost; allowed: at most {longest:g}, the length of a window"
+            )
+        return hop
 
     def check(self, labels: Sequence[str]) -> None:
         """Raise ModelError where a label is named that the model does not know."""

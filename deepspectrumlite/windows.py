@@ -39,39 +39,56 @@ def to_mono(samples: npt.NDArray[Any]) -> tuple[Waveform, int]:
     return np.where(bad, np.float32(0), mono), int(bad.sum())
 
 
-class Cutter:
-    """Cuts windows, one every hop, out of chunks of any size."""
+class _Blocks:
+    """Blocks of one size out of chunks of any size; the last `keep` of one begin the next."""
 
-    def __init__(self, size: int, hop: int) -> None:
-        self.start = 0  # of the next window, in samples
-        self._hop = hop
+    def __init__(self, size: int, keep: int = 0) -> None:
         self._pending = np.zeros(size, np.float32)
-        self._fill = 0
+        self._fill, self._keep = 0, keep
 
     @property
     def rest(self) -> Waveform:
-        """(less than a window,): what there is of the next window."""
+        """(less than a block,): what there is of the next one."""
         return self._pending[: self._fill]
 
-    @property
-    def covered(self) -> int:
-        """How much of `rest` earlier windows have covered."""
-        return len(self._pending) - self._hop if self.start else 0
-
-    def cut(self, chunk: Waveform) -> Iterator[tuple[int, Waveform]]:
-        """(num_samples,) -> (start, (size,)) of each window that it completes."""
-        size, hop = len(self._pending), self._hop
+    def push(self, chunk: Waveform) -> Iterator[Waveform]:
+        """(num_samples,) -> (size,), each block that it completes."""
+        size = len(self._pending)
         while len(chunk):
             taken = chunk[: size - self._fill]
             self._pending[self._fill : self._fill + len(taken)] = taken
             self._fill += len(taken)
             chunk = chunk[len(taken) :]
             if self._fill == size:
-                window = self._pending.copy()
-                self._pending[: size - hop] = window[hop:]
-                self._fill = size - hop
-                self.start += hop
-                yield self.start - hop, window
+                block = self._pending.copy()
+                self._pending[: self._keep] = block[size - self._keep :]
+                self._fill = self._keep
+                yield block
+
+
+class Cutter:
+    """Cuts windows, one every hop, out of chunks of any size."""
+
+    def __init__(self, size: int, hop: int) -> None:
+        self.start = 0  # of the next window, in samples
+        self._hop, self._overlap = hop, size - hop
+        self._blocks = _Blocks(size, keep=size - hop)
+
+    @property
+    def rest(self) -> Waveform:
+        """(less than a window,): what there is of the next window."""
+        return self._blocks.rest
+
+    @property
+    def covered(self) -> int:
+        """How much of `rest` earlier windows have covered."""
+        return self._overlap if self.start else 0
+
+    def cut(self, chunk: Waveform) -> Iterator[tuple[int, Waveform]]:
+        """(num_samples,) -> (start, (size,)) of each window that it completes."""
+        for window in self._blocks.push(chunk):
+            self.start += self._hop
+            yield self.start - self._hop, window
 
 
 class Resampler:
@@ -84,29 +101,20 @@ class Resampler:
         self._stream = None
         if rate != new_rate:
             self._stream = soxr.ResampleStream(rate, new_rate, 1, dtype="float32", quality="HQ")
-        self._pending = np.zeros(max(1, round(rate * _BLOCK_SECONDS)), np.float32)
-        self._fill = 0
+        self._blocks = _Blocks(max(1, round(rate * _BLOCK_SECONDS)))
 
     def push(self, chunk: Waveform) -> Waveform:
         """(num_samples,) -> (any number,) at the new rate."""
         if self._stream is None:
             return chunk
-        size, done = len(self._pending), []
-        while len(chunk):
-            taken = chunk[: size - self._fill]
-            self._pending[self._fill : self._fill + len(taken)] = taken
-            self._fill += len(taken)
-            chunk = chunk[len(taken) :]
-            if self._fill == size:
-                done.append(self._stream.resample_chunk(self._pending))
-                self._fill = 0
+        done = [self._stream.resample_chunk(block) for block in self._blocks.push(chunk)]
         return np.concatenate(done) if done else np.empty(0, np.float32)
 
     def finish(self) -> Waveform:
         """The last samples."""
         if self._stream is None:
             return np.empty(0, np.float32)
-        last: Waveform = self._stream.resample_chunk(self._pending[: self._fill], last=True)
+        last: Waveform = self._stream.resample_chunk(self._blocks.rest, last=True)
         return last
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -219,3 +220,37 @@ def exported(converted):
 def exported_onnx(converted):
     """The same as a .onnx file."""
     return converted["float32.onnx"]
+
+
+@pytest.fixture
+def ready(converted, monkeypatch):
+    """Conversion replaced by what it gave before; returns what was asked for."""
+    from deepspectrumlite import export
+
+    asked = {}
+
+    def convert(model, kinds, folder, *, calibration=None, progress=None):
+        asked.update(kinds=list(kinds), calibration=calibration)
+        return {kind: shutil.copy(converted[kind], folder / kind) for kind in kinds}
+
+    monkeypatch.setattr(export, "convert", convert)
+    return asked
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run the command line in this process: (exit code, standard output, lines of errors)."""
+    from deepspectrumlite import cli, terminal
+
+    # As wide as it takes, so that no cell is folded.
+    monkeypatch.setattr(terminal.out, "width", 300)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["deepspectrumlite", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        caught = capsys.readouterr()
+        return stopped.value.code or 0, caught.out, [x for x in caught.err.splitlines() if x]
+
+    return run

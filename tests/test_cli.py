@@ -13,29 +13,12 @@ import pandas as pd
 import pytest
 import soundfile
 
-from deepspectrumlite import __version__, cli, terminal
+from deepspectrumlite import __version__, cli
 from deepspectrumlite.config import load_recipe
 from deepspectrumlite.model import TorchRecogniser, load_model
 from deepspectrumlite.predict import predict_file
 
 COMMANDS = [command.callback.__name__ for command in cli.app.registered_commands]
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run the command line in this process: (exit code, standard output, lines of errors)."""
-    # As wide as it takes, so that no cell is folded.
-    monkeypatch.setattr(terminal.out, "width", 300)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["deepspectrumlite", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        caught = capsys.readouterr()
-        return stopped.value.code or 0, caught.out, [x for x in caught.err.splitlines() if x]
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -2,40 +2,12 @@
 
 import csv
 import json
-import shutil
-import sys
 
 import numpy as np
 import pytest
 import soundfile
 
-from deepspectrumlite import cli, export
 from deepspectrumlite.description import read_description
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run the command line in this process: (exit code, standard output, lines of errors)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["deepspectrumlite", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        caught = capsys.readouterr()
-        return stopped.value.code or 0, caught.out, [x for x in caught.err.splitlines() if x]
-
-    return run
-
-
-@pytest.fixture
-def ready(converted, monkeypatch):
-    """Conversion replaced by what it gave before."""
-
-    def convert(model, kinds, folder, **options):
-        return {kind: shutil.copy(converted[kind], folder / kind) for kind in kinds}
-
-    monkeypatch.setattr(export, "convert", convert)
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from rich.console import Console
 from stream_helpers import RATE, Loudness
 from typer.testing import CliRunner
 
-from deepspectrumlite.cli_stream import stream
+from deepspectrumlite.cli_stream import evaluate_events, stream
 from deepspectrumlite.decisions import Decision
 from deepspectrumlite.errors import AudioError, ModelError
 from deepspectrumlite.postprocess import Event
@@ -178,6 +178,7 @@ def test_microphones_are_listed(monkeypatch):
         (("m", "--mic", "--channels", "2"), "belong to --stdin"),
         (("m", "--stdin", "--device", "1"), "--device belongs to --mic"),
         (("m", "a.wav", "--threads", "0"), "--threads"),
+        (("m", "a.wav", "--threads", "257"), "256"),
     ],
 )
 def test_bad_usage(recogniser, arguments, message):
@@ -195,26 +196,71 @@ def test_errors_of_the_user_are_told_as_such(recogniser, path, tmp_path):
     assert isinstance(call("m", "--stdin", "--format", "mp3").exception, AudioError)
 
 
+@pytest.mark.parametrize("damage", ["cut", "zeroed"])
+def test_what_was_heard_of_a_damaged_recording_is_shown(recogniser, tmp_path, monkeypatch, damage):
+    monkeypatch.setattr("deepspectrumlite.audio.BLOCK_SAMPLES", 1000)
+    samples = np.random.default_rng(0).uniform(-1, 1, 60 * RATE).astype(np.float32)
+    path = save(tmp_path / "loud.flac", np.where(np.arange(len(samples)) < RATE, 0, samples), RATE)
+    data, half = path.read_bytes(), path.stat().st_size // 2
+    rest = b"" if damage == "cut" else bytes(5000) + data[half + 5000 :]
+    path.write_bytes(data[:half] + rest)
+    found = call("m", path, "--json", "--threshold", 0.2)
+    (start, begin, none, _), (end, same, until, _) = events_of(found.stdout)
+    assert (start, none, end) == ("start", None, "end")
+    assert begin == same == pytest.approx(1, abs=0.2)
+    assert 20 < until < 32
+    assert found.stderr.startswith("1 events (1 loud) in ")
+    assert isinstance(found.exception, AudioError)
+    assert "truncated or damaged" in str(found.exception)
+
+
+def test_a_recording_of_which_nothing_was_heard_has_no_summary(recogniser, tmp_path):
+    found = call("m", tmp_path / "none.wav")
+    assert isinstance(found.exception, AudioError)
+    assert (found.stdout, found.stderr) == ("", "")
+
+
+def test_an_evaluation_without_a_picture_says_why(recogniser, path, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    manifest = tmp_path / "events.csv"
+    manifest.write_text(f"path,start,end,label\n{path},1,2,loud\n")
+    evaluate_events(
+        Path("m"),
+        manifest,
+        settings=None,
+        false_alarms=None,
+        collar=0.5,
+        folder=tmp_path / "out",
+        threads=1,
+        device="auto",
+    )
+    printed = capsys.readouterr()
+    assert "no curve.png: Drawing a plot needs the package 'matplotlib'" in printed.err
+    assert printed.out.endswith(": curve.csv, detection.json, events.csv, stream.json\n")
+
+
+def test_nothing_has_no_real_time_factor(recogniser):
+    assert call("m", "--stdin", input=b"").stderr == "0 events in 0.00 s, 0 windows\n"
+
+
 LISTEN = """
     import sys
     sys.path.insert(0, {tests!r})
-    import typer
     from stream_helpers import Loudness
-    from deepspectrumlite import predict
-    from deepspectrumlite.cli_stream import stream
+    from deepspectrumlite import cli, predict
     found = Loudness(stream={{"ignore": ["quiet"]}})
     predict.open_recogniser = lambda path, **options: found
-    app = typer.Typer()
-    app.command()(stream)
-    app()
+    cli.main()
 """
 
 
-def start(*arguments):
+def start(*arguments, launcher=()):
     """The command in a process of its own, with real pipes."""
     code = textwrap.dedent(LISTEN.format(tests=str(Path(__file__).parent)))
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    return subprocess.Popen([sys.executable, "-c", code, "m", *arguments], **pipes)
+    command = [*launcher, sys.executable, "-c", code, "stream", "m", *arguments]
+    return subprocess.Popen(command, **pipes)
 
 
 def test_events_leave_the_pipe_at_once_and_ctrl_c_gives_a_summary():
@@ -230,6 +276,15 @@ def test_events_leave_the_pipe_at_once_and_ctrl_c_gives_a_summary():
     assert json.loads(out)["event"] == "end"
     assert err.decode().startswith("1 events (1 loud) in 1.30 s, ")
     assert "Traceback" not in err.decode()
+
+
+def test_a_closed_input_is_one_line():
+    process = start("--stdin", launcher=("sh", "-c", 'exec "$@" <&-', "sh"))
+    out, err = process.communicate(timeout=20)
+    assert (process.returncode, out) == (1, b"")
+    assert err.decode() == (
+        "Error: --stdin: the standard input is closed; give it samples with a pipe\n"
+    )
 
 
 def test_a_reader_that_leaves_is_no_error():

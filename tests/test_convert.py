@@ -209,7 +209,8 @@ def test_densenet_becomes_one_piece_of_integers():
     kinds = kinds_of(graph)
     first, last = ([name for name, _, _ in kinds].index(x) for x in ("QUANTIZE", "DEQUANTIZE"))
     assert {kind for _, _, kind in kinds[first:last]} == {"INT8"}
-    assert [name for name, _, _ in kinds].count("QUANTIZE") < 15
+    # With joins of all parts there are twice as many as joins.
+    assert [name for name, _, _ in kinds].count("QUANTIZE") < 30
 
 
 JOIN = schema.BuiltinOptions.ConcatenationOptions

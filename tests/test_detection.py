@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
@@ -96,6 +97,10 @@ def test_rates_and_latencies_by_hand():
         "latency_median_seconds": 1.0,  # of 0.5, 2 and 1
         "latency_95_percent_seconds": pytest.approx(1.9),
     }
+    # Announced before the event, as the collar allows: not a latency below 0.
+    early = count(match([known(10, 12), known(20, 22)], [found(9, 9.8, announced=9.7),
+                        found(20, 22, announced=20.4)], 0.5), hours=1)  # fmt: skip
+    assert (early["hits"], early["latency_median_seconds"]) == (2, pytest.approx(0.2))
     empty = count([], hours=2)
     assert (empty["miss_rate"], empty["latency_median_seconds"]) == (None, None)
 
@@ -362,6 +367,7 @@ def test_an_evaluation_writes_what_it_found(scene, tmp_path):
     names = ["curve.csv", "curve.png", "detection.json", "events.csv", "stream.json"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
     assert json.loads((tmp_path / "out" / "detection.json").read_text()) == report
+    assert report["notice"] is None
     overall, loud = report["overall"], report["labels"]["loud"]
     assert (report["recordings"], report["hours"]) == (2, pytest.approx(130 / 3600))
     # At 22 dB nothing has to be missed, though the three other sounds must stay out.
@@ -416,4 +422,41 @@ def test_lists_that_do_not_fit_the_model(scene, tmp_path):
     numbers = Loudness(Cutting(), Decision("linear", ["age"]))
     with pytest.raises(ModelError, match="no label that makes events"):
         evaluate_stream(numbers, manifest, StreamSettings(), out=tmp_path / "out")
+    long = replace(LOUD, hop_seconds=0.5)
+    with pytest.raises(ModelError, match=r"hop_seconds is 0.5, .* at most 0.4"):
+        evaluate_stream(Loudness(), manifest, long, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_nothing_is_scored_before_all_is_checked(scene, tmp_path):
+    manifest, _ = scene
+    recogniser, good = Loudness(), manifest.parent / "quiet.wav"
+    for name in ("false_alarms_per_hour", "collar_seconds"):
+        for number in (np.nan, np.inf, -1.0):
+            with pytest.raises(ModelError, match=f": {number}; allowed: a number from 0 on"):
+                evaluate_stream(recogniser, manifest, LOUD, **{name: number}, out=tmp_path / "out")
+    late = write_list(
+        tmp_path / "late.csv", f"{good},,,", f"{manifest.parent}/mixed.wav,90,91,loud"
+    )
+    with pytest.raises(ManifestError, match="an event starts at 90 s"):
+        evaluate_stream(recogniser, late, LOUD, out=tmp_path / "out")
+    missing = write_list(tmp_path / "missing.csv", f"{good},,,", "none.wav,,,")
+    with pytest.raises(AudioError, match=r"none.wav: no such file"):
+        evaluate_stream(recogniser, missing, LOUD, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    for out in (late, late / "below"):
+        with pytest.raises(OSError, match=r"late.csv.*: cannot be written \(.*choose another"):
+            evaluate_stream(recogniser, manifest, LOUD, out=out)
+    assert recogniser.batches == []
+
+
+def test_without_matplotlib_there_is_a_notice_and_no_picture(scene, tmp_path, monkeypatch):
+    manifest, _ = scene
+    (tmp_path / "curve.png").write_text("of another evaluation")
+    for name in ("matplotlib", "matplotlib.figure"):
+        monkeypatch.setitem(sys.modules, name, None)
+    report = evaluate_stream(Loudness(), manifest, LOUD, out=tmp_path)
+    assert report["notice"].startswith("no curve.png: Drawing a plot needs the package 'matplotl")
+    names = ["curve.csv", "detection.json", "events.csv", "stream.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    assert json.loads((tmp_path / "detection.json").read_text()) == report

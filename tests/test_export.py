@@ -17,19 +17,6 @@ from deepspectrumlite.model import load_model
 from deepspectrumlite.runtime import Predictor
 
 
-@pytest.fixture
-def ready(converted, monkeypatch):
-    """Conversion replaced by what it gave before; returns what was asked for."""
-    asked = {}
-
-    def convert(model, kinds, folder, *, calibration=None, progress=None):
-        asked.update(kinds=list(kinds), calibration=calibration)
-        return {kind: shutil.copy(converted[kind], folder / kind) for kind in kinds}
-
-    monkeypatch.setattr(export, "convert", convert)
-    return asked
-
-
 def spoiled(monkeypatch, kind, score):
     """Let the file of one kind give other scores."""
 
@@ -149,6 +136,9 @@ def test_stream_settings_of_the_run_travel_along(ready, trained, tmp_path):
     assert (stream["smoothing"], stream["thresholds"]) == ("ema", {"high": 0.7})
     (run / "stream.json").write_text('{"thresholds": {"bell": 0.7}}')
     with pytest.raises(ModelError, match=r"stream settings: thresholds names 'bell'"):
+        export_model(run, tmp_path / "tones.tflite")
+    (run / "stream.json").write_text('{"hop_seconds": 10}')
+    with pytest.raises(ModelError, match=r"hop_seconds is 10, .*at most 0.5"):
         export_model(run, tmp_path / "tones.tflite")
     (tmp_path / "other.json").write_text("{}")
     export_model(run, tmp_path / "x.tflite", ExportOptions(stream=tmp_path / "other.json"))

@@ -6,6 +6,7 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
+from stream_helpers import Cutting
 
 from deepspectrumlite.decisions import Decision
 from deepspectrumlite.errors import ModelError
@@ -240,3 +241,15 @@ def test_labels_that_the_model_does_not_know(given):
     name = next(iter(given))
     with pytest.raises(ModelError, match=f"{name} names 'cat', which .* allowed: dog, noise"):
         StreamSettings(**given).check(TWO.labels)
+    with pytest.raises(ModelError, match=f"{name} names 'cat', which .* allowed: dog, noise"):
+        StreamSettings(**given).check_for(Cutting(), TWO)
+
+
+def test_a_hop_has_to_fit_the_window_of_the_model():
+    cutting = Cutting(sample_rate=1000, segment_samples=400, hop_samples=100)
+    settings = [StreamSettings(hop_seconds=given) for given in (None, 0.4, 0.25, 1e-9)]
+    for given in settings:
+        given.check_for(cutting, TWO)
+    assert [given.hop_samples(cutting) for given in settings] == [100, 400, 250, 1]
+    with pytest.raises(ModelError, match=r"hop_seconds is 0\.401, .* at most 0\.4, the length"):
+        StreamSettings(hop_seconds=0.401).check_for(cutting, TWO)

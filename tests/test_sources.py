@@ -127,12 +127,16 @@ class FakeSounddevice:
     """Devices that play `script`: numbers of samples, and what else happens.
 
     Each stream takes its steps from the script in a thread: a number is a block of ones of this
-    length; "stall" ends the thread; ("overflow", seconds) is a block after a hole.
+    length; "stall" ends the thread; ("overflow", seconds) is a block after a hole. What stands in
+    `fail` fails so often when it is tried again: "initialize" or "start". When PortAudio starts
+    again, `later` are the devices.
     """
 
     PortAudioError = PortAudioError
 
-    def __init__(self, script, *, missing_for=0, devices=1):
+    def __init__(self, script, *, missing_for=0, devices=1, fail=(), later=None):
+        self._fail, self._later, self._is_on = dict(fail), later, True
+        self.streams = []
         self.script, self.missing_for = list(script), missing_for
         self.started, self.attempts, self.options = 0, 0, None
         self._devices = [
@@ -146,39 +150,57 @@ class FakeSounddevice:
     def query_devices(self, device=None, kind=None):
         if kind is None:
             return self._devices
-        if device not in (None, 1, "mic"):
+        if device not in (None, "mic", *range(1, len(self._devices))):
             raise ValueError(f"No input device matching {device!r}")
         if len(self._devices) == 1:
             raise PortAudioError("Error querying device -1")
-        return self._devices[1]
+        return self._devices[device if isinstance(device, int) else 1]
+
+    def fails(self, what):
+        if not self._fail.get(what):
+            return False
+        self._fail[what] -= 1
+        return True
 
     def _terminate(self):
-        pass
+        if not self._is_on:
+            raise PortAudioError("PortAudio not initialized")
+        self._is_on = False
 
     def _initialize(self):
         self.attempts += 1
+        if self.fails("initialize"):
+            raise PortAudioError("Error initializing PortAudio")
+        self._is_on = True
+        self._devices = self._later or self._devices
 
     def InputStream(self, **options):  # noqa: N802
         if self.started and self.attempts <= self.missing_for:
             raise PortAudioError("Device unavailable")
+        if not self._is_on:
+            raise PortAudioError("PortAudio not initialized")
         self.options = options
-        return FakeStream(self, options["callback"], options["samplerate"])
+        self.streams.append(FakeStream(self, options["callback"], options["samplerate"]))
+        return self.streams[-1]
 
 
 class FakeStream:
     def __init__(self, module, callback, rate):
         self._module, self._callback, self._rate = module, callback, rate
         self._thread = threading.Thread(target=self._play)
-        self._is_closed = False
+        self.is_closed = False
 
     def start(self):
+        if self._module.started and self._module.fails("start"):
+            raise PortAudioError("Error starting stream")
         self._module.started += 1
         self._thread.start()
 
     def close(self):
-        assert not self._is_closed, "PortAudio would use memory that it has freed"
-        self._is_closed = True
-        self._thread.join()
+        assert not self.is_closed, "PortAudio would use memory that it has freed"
+        self.is_closed = True
+        if self._thread.is_alive():
+            self._thread.join()
 
     def _play(self):
         position = 1.0  # by the device's clock
@@ -197,13 +219,15 @@ class FakeStream:
             time.sleep(0.002)
 
 
-def listen(module, num_samples, *, stall=0.3, **options):
+def listen(module, num_samples, *, device=None, stall=0.3, **options):
     """All blocks of a fake microphone until so many samples have come."""
     blocks, count = [], 0
-    with Microphone(module, None, None, stall_seconds=stall, retry_seconds=0.02, **options) as mic:
+    options = {"stall_seconds": stall, "retry_seconds": 0.02, **options}
+    with Microphone(module, None, device, **options) as mic:
         for block in mic.blocks():
             blocks.append(block)
             count += len(block.samples)
+            assert len(blocks) < 100, "it never comes back"
             if count >= num_samples:
                 return mic, blocks
     return None
@@ -251,6 +275,55 @@ def test_a_device_that_disappears_is_opened_again_and_the_clock_stays_right():
     assert lost[3] == 0
     # The stall and three failed attempts, less what the new device had already recorded.
     assert 0.2 * RATE <= lost[2] <= took * RATE
+
+
+def test_portaudio_that_does_not_start_at_once_is_started_again():
+    module = FakeSounddevice([100, "stall", 100], fail={"initialize": 2})
+    mic, _ = listen(module, 200)
+    assert (module.started, module.attempts, mic.num_failures) == (2, 3, 1)
+
+
+def test_a_stream_that_does_not_start_is_closed():
+    module = FakeSounddevice([100, "stall", 100], fail={"start": 2})
+    listen(module, 200)
+    assert len(module.streams) == 4
+    assert all(stream.is_closed for stream in module.streams)
+
+
+def device(name, channels=1, **more):
+    return {"name": name, "max_input_channels": channels, "default_samplerate": 1000.0, **more}
+
+
+@pytest.mark.parametrize(
+    ("given", "later", "wanted"),
+    [
+        # Another one has come before it.
+        (1, [device("speakers", 0), device("camera"), device("mic")], 2),
+        ("mic", [device("mic of a camera"), device("mic")], 1),
+        # One of the same name that cannot record, and a twin.
+        (1, [device("mic", 0), device("mic"), device("mic")], 1),
+        (1, [device("mic"), device("camera"), device("mic")], 0),
+        # The same by way of another part of the system.
+        (1, [device("mic", hostapi=1), device("mic", hostapi=1), device("mic", hostapi=None)], 2),
+        (None, [device("camera")], None),
+    ],
+)
+def test_a_device_is_found_again_by_its_name(given, later, wanted):
+    module = FakeSounddevice([100, "stall", 100], later=later)
+    mic, _ = listen(module, 200, device=given)
+    assert (mic.name, module.options["device"]) == ("mic", wanted)
+
+
+def test_a_device_is_waited_for_while_only_others_are_there():
+    others = [device("speakers", 0), device("camera")]
+    module = FakeSounddevice([100, "stall", 100], later=others)
+    with Microphone(module, None, 1, stall_seconds=0.05, retry_seconds=0.01) as mic:
+        blocks = mic.blocks()
+        assert [len(next(blocks).samples) for _ in range(5)] == [100, 0, 0, 0, 0]
+        others.insert(1, device("mic"))
+        while not len(next(blocks).samples):
+            pass
+    assert module.options["device"] == 1
 
 
 def test_a_program_can_end_while_the_device_is_away():

@@ -1,15 +1,17 @@
 """Streaming: the same for every chunking, the same as for recordings, in bounded memory."""
 
+import json
 import subprocess
 import sys
 import tracemalloc
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers import save
-from stream_helpers import RATE, Cutting, Loudness, random_chunks
+from stream_helpers import PROCESS, RATE, Cutting, Loudness, random_chunks
 
 from deepspectrumlite.audio import cut_segments, load_audio
 from deepspectrumlite.decisions import Decision
@@ -186,6 +188,17 @@ def test_quiet_windows_are_not_scored_with_a_gate():
     assert [k for k, window in enumerate(windows) if window.is_scored] == [8, 9, 10, 11, 12]
 
 
+def test_the_gate_does_not_hear_padding():
+    samples = np.concatenate([np.zeros(400), np.full(100, 0.1)]).astype(np.float32)
+    for padding in ("zero", "repeat"):
+        recogniser = Loudness(Cutting(hop_samples=400, padding=padding))
+        windows, _, _ = stream([samples], recogniser, StreamSettings(gate_db=-20.01))
+        # -20 dBFS; with 300 zeros it would have 6 dB less.
+        assert [window.is_scored for window in windows] == [False, True]
+        assert windows[1].level_db == pytest.approx(-20, abs=1e-3)
+        assert recogniser.heard.shape == (1, 400)
+
+
 @pytest.mark.parametrize("output", ["linear", "ordinal"])
 def test_numbers_of_what_was_not_scored_are_nan(output):
     decision = Decision(output, ["a"], values=[0])
@@ -233,6 +246,65 @@ def test_a_gap_keeps_the_clock_and_what_nobody_heard_is_not_scored(rate):
     np.testing.assert_allclose(
         lost, [1 + k / 10 for k in range(17)] + [4 + k / 10 for k in range(17)]
     )
+
+
+@pytest.mark.parametrize("rate", [1000, 4410, 700])
+@pytest.mark.parametrize("max_batch", [1, 8])
+def test_a_tail_that_nobody_heard_is_not_scored(rate, max_batch):
+    recogniser = Loudness(Cutting(hop_samples=400))
+
+    def run(heard, lost):
+        windows = []
+        classifier = StreamingClassifier(
+            recogniser, sample_rate=rate, on_window=windows.append, max_batch=max_batch
+        )
+        classifier.push(np.ones(heard, np.float32))
+        classifier.push_gap(lost)
+        classifier.finish()
+        return [window.is_scored for window in windows]
+
+    window = round(0.4 * rate)
+    assert run(window, window // 2) == [True, False]
+    assert run(0, window // 2) == [False]
+    assert run(0, 2 * window + 7) == [False, False, False]
+    # One sample that was heard is enough.
+    assert run(window + 1, window // 2) == [True, True]
+    assert run(1, window // 2) == [True]
+
+
+@pytest.mark.parametrize("rate", [1000, 4410, 700])
+@pytest.mark.parametrize("seed", range(4))
+def test_windows_are_scored_where_a_sample_was_heard(rate, seed):
+    """Also where the resampler, or one long push, completes them when another gap has begun."""
+    rng = np.random.default_rng(seed)
+    windows, heard = [], []
+    classifier = StreamingClassifier(
+        Loudness(), sample_rate=rate, on_window=windows.append, max_batch=4
+    )
+    for _ in range(12):
+        n_heard, n_lost = (int(rng.choice([1, 2, 0.2 * rate, rate])) for _ in range(2))
+        classifier.push(np.ones(n_heard, np.float32))
+        classifier.push_gap(n_lost)
+        heard += [True] * n_heard + [False] * n_lost
+    classifier.push_gap(rate)
+    classifier.finish()
+    heard = np.array(heard + [False] * rate)
+    times = np.arange(len(heard)) * 1000  # in 1 / (1000 * rate) s
+    wanted = []
+    for k, window in enumerate(windows):
+        inside = (times >= 100 * k * rate) & (times < window.span.decided * rate)
+        wanted.append(bool(heard[inside].any()))
+    assert [window.is_scored for window in windows] == wanted
+    assert 4 < sum(wanted) < len(wanted) - 4
+
+
+def test_many_gaps_are_not_kept_for_ever():
+    classifier = StreamingClassifier(Loudness(keep=False), sample_rate=4410)
+    for _ in range(3000):
+        classifier.push(np.ones(3, np.float32))
+        classifier.push_gap(30)
+    # Those of a window and of what the resampler holds back.
+    assert len(classifier._gaps) < 150
 
 
 def test_chunks_around_gaps_do_not_matter():
@@ -305,6 +377,45 @@ def test_resampling_keeps_the_clock():
     classifier.finish()
     assert classifier.num_windows == 3000
     assert abs(late - early) < 20_000
+
+
+def soak(code):
+    """What a soak found, in a process whose memory nothing else fills."""
+    command = [sys.executable, "-c", f"import stream_helpers\n{code}"]
+    found = subprocess.run(
+        command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 0, found.stderr
+    return json.loads(found.stdout)
+
+
+needs_proc = pytest.mark.skipif(not PROCESS.exists(), reason=f"no {PROCESS} that tells VmRSS")
+
+
+@pytest.mark.slow
+@needs_proc
+def test_three_hours_with_gaps_and_nan_lose_no_sample_and_fill_no_memory():
+    found = soak(
+        "from stream_helpers import Cutting, Loudness, soak\n"
+        "soak(Loudness(Cutting(16_000, 12_000, 12_000), keep=False), 3 * 3600, 0.5)"
+    )
+    assert found["windows"] == found["wanted_windows"] >= 3 * 3600 / 0.5
+    assert found["gaps"] > 300
+    assert found["bad_samples"] > 1000
+    assert found["unscored"] > 300
+    assert found["late_kib"] - found["early_kib"] < 1024
+
+
+@pytest.mark.slow
+@needs_proc
+def test_twenty_minutes_of_a_real_model_fill_no_memory(exported):
+    found = soak(
+        "from deepspectrumlite.runtime import Predictor\n"
+        f"stream_helpers.soak(Predictor({str(exported)!r}), 1200, 0.25)"
+    )
+    assert found["windows"] == found["wanted_windows"] >= 1200 / 0.25
+    assert found["gaps"] > 30
+    assert found["late_kib"] - found["early_kib"] < 1024
 
 
 @pytest.mark.parametrize(
