@@ -242,8 +242,9 @@ def run(monkeypatch, capsys):
     """Run the command line in this process: (exit code, standard output, lines of errors)."""
     from deepspectrumlite import cli, terminal
 
-    # As wide as it takes, so that no cell is folded.
-    monkeypatch.setattr(terminal.out, "width", 300)
+    # As wide as it takes, so that no cell is folded. Not "width", which would stay what it was
+    # found to be.
+    monkeypatch.setattr(terminal.out, "_width", 300)
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["deepspectrumlite", *map(str, arguments)])

@@ -274,7 +274,8 @@ def test_events_leave_the_pipe_at_once_and_ctrl_c_gives_a_summary():
     out, err = process.communicate(timeout=20)
     assert process.returncode == 0
     assert json.loads(out)["event"] == "end"
-    assert err.decode().startswith("1 events (1 loud) in 1.30 s, ")
+    # The pipe may have been closed before the signal came; that is told in a line before.
+    assert err.decode().splitlines()[-1].startswith("1 events (1 loud) in 1.30 s, ")
     assert "Traceback" not in err.decode()
 
 
