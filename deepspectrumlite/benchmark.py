@@ -157,7 +157,7 @@ def file_bytes(path: Path) -> int:
     """Size of a file, or of the weights in a model folder."""
     if path.is_file():
         return path.stat().st_size
-    from deepspectrumlite.model import model_folder
+    from deepspectrumlite.predict import model_folder
 
     return (model_folder(path) / "model.safetensors").stat().st_size
 

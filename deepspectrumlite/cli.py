@@ -278,7 +278,7 @@ def evaluate(
     ] = False,
     settings: Annotated[
         Path | None,
-        typer.Option(metavar="JSON", help="Of --stream: how scores become events."),
+        typer.Option(metavar="FILE", help="Of --stream: how scores become events, as JSON."),
     ] = None,
     false_alarms: Annotated[
         float | None,

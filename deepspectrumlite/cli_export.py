@@ -38,7 +38,8 @@ def export(
     ] = None,
     split: Annotated[str, typer.Option(help="Of the clips to prove with.")] = "devel",
     max_drop: Annotated[
-        float, typer.Option(min=0, max=1, help="Of UAR, MAP or CCC, that --int8 may cost.")
+        float,
+        typer.Option(min=0, max=1, help="Of UAR, MAP or CCC, that --int8 or --float16 may cost."),
     ] = 0.01,
     calibration: Annotated[
         int, typer.Option(min=1, help="Segments of the training split, to calibrate int8 with.")
@@ -46,8 +47,8 @@ def export(
     stream: Annotated[
         Path | None,
         typer.Option(
-            metavar="JSON",
-            help="Settings for streaming to put in.  \\[default: stream.json of the run, if any]",
+            metavar="FILE",
+            help="Settings for streaming to put in, as JSON.  \\[default: stream.json of the run, if any]",
             show_default=False,
         ),
     ] = None,

@@ -42,8 +42,8 @@ def stream(
     settings: Annotated[
         Path | None,
         typer.Option(
-            metavar="JSON",
-            help="How scores become events.  \\[default: what FILE holds]",
+            metavar="FILE",
+            help="How scores become events, as JSON.  \\[default: what FILE holds]",
             show_default=False,
         ),
     ] = None,
@@ -131,6 +131,12 @@ def evaluate_events(
             progress=tell,
         )
     out.print(_event_table(report))
+    if false_alarms is not None and report["hours"] * false_alarms < 1:
+        typer.echo(
+            f"{report['hours']:.2f} h of recordings cannot tell {false_alarms:g} false alarms an "
+            "hour: less than one is to be expected; give longer recordings",
+            err=True,
+        )
     if report["notice"]:
         typer.echo(report["notice"], err=True)
     written = sorted(path.name for path in folder.iterdir() if path.is_file())

@@ -156,9 +156,9 @@ def read_member(path: Path) -> bytes:
             return archive.read(MEMBER)
     except KeyError:
         raise _foreign(path) from None
-    except zipfile.BadZipFile as error:
+    except zipfile.BadZipFile:
         # What is cut off at the end has lost the directory of its archive.
-        raise _foreign(path, f", or cut short or damaged ({error})") from None
+        raise _foreign(path, ", or cut short or damaged") from None
     except (OSError, EOFError, ValueError, RuntimeError, struct.error, zlib.error) as error:
         raise ModelError(f"{path}: broken ({error}); {AGAIN}") from None
 

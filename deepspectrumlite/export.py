@@ -285,12 +285,13 @@ def _failure(kind: str, difference: Difference | None, max_drop: float) -> str |
             f"{kind}: scores differ from the model's by up to {difference.max_difference:.1e}; "
             f"allowed: {TOLERANCE:g}; try {another}"
         )
-    drop = difference.drop.value
-    if drop <= max_drop:
+    drop = difference.drop
+    if drop.value <= max_drop:
         return None
     return (
-        f"{kind}: {difference.metric} is {100 * drop:.1f} points lower than the model's; allowed: "
-        f"{100 * max_drop:g}; try {another}, or raise --max-drop"
+        f"{kind}: {difference.metric} is {100 * drop.value:.1f} points lower than the model's (95 % "
+        f"interval {100 * drop.low:.1f} to {100 * drop.high:.1f}); allowed: {100 * max_drop:g}; try "
+        f"{another}, or raise --max-drop"
     )
 
 

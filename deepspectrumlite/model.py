@@ -18,13 +18,13 @@ from deepspectrumlite.config import DataSection, ModelSection, Recipe, parse_rec
 from deepspectrumlite.decisions import Decision
 from deepspectrumlite.errors import ModelError, RecipeError
 from deepspectrumlite.frontend import FrontEnd
+from deepspectrumlite.predict import model_folder as model_folder
 from deepspectrumlite.targets import Targets
 
 T = TypeVar("T")
 
 FORMAT = 1
 NUMBERS = ("linear", "ordinal")
-FILES = ("recipe.json", "labels.json", "model.safetensors")
 
 
 class AReLU(nn.Module):
@@ -219,21 +219,6 @@ def load_model(folder: Path) -> Classifier:
     except RuntimeError as error:
         raise ModelError(f"{path}: not the weights of its recipe: {error}") from None
     return model.eval()
-
-
-def model_folder(folder: Path) -> Path:
-    """The folder with the model's files: the given one, or ``model`` inside it.
-
-    Raises:
-        ModelError: neither holds a model
-    """
-    for candidate in (folder, folder / "model"):
-        if (candidate / "recipe.json").is_file() and (candidate / "model.safetensors").is_file():
-            return candidate
-    raise ModelError(
-        f"{folder}: no model there; allowed: a run folder or a model folder with "
-        f"{', '.join(FILES)}, as `deepspectrumlite train` writes them"
-    )
 
 
 def _stored_labels(path: Path) -> list[str]:

@@ -19,10 +19,12 @@ from deepspectrumlite.audio import (
     stream_segments,
 )
 from deepspectrumlite.decisions import Decision
-from deepspectrumlite.errors import AudioError
+from deepspectrumlite.errors import AudioError, ModelError
 from deepspectrumlite.progress import Progress, silent
 
 Segment = tuple[float, Waveform]
+
+FILES = ("recipe.json", "labels.json", "model.safetensors")
 
 
 class Recogniser(Protocol):
@@ -66,11 +68,29 @@ def open_recogniser(path: Path, *, device: str = "auto", threads: int = 1) -> Re
         from deepspectrumlite.runtime import Predictor
 
         return Predictor(path, threads=threads)
+    model_folder(path)
     # Only here: torch takes seconds to import, and the device side does not have it.
     from deepspectrumlite.model import TorchRecogniser, load_model
     from deepspectrumlite.processes import choose_device
 
     return TorchRecogniser(load_model(path), choose_device(device))
+
+
+def model_folder(folder: Path) -> Path:
+    """The folder with the model's files: the given one, or ``model`` inside it.
+
+    It stands here so that a mistyped path is refused without torch.
+
+    Raises:
+        ModelError: neither holds a model
+    """
+    for candidate in (folder, folder / "model"):
+        if (candidate / "recipe.json").is_file() and (candidate / "model.safetensors").is_file():
+            return candidate
+    raise ModelError(
+        f"{folder}: no model there; allowed: a run folder or a model folder with "
+        f"{', '.join(FILES)}, as `deepspectrumlite train` writes them"
+    )
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from deepspectrumlite.audio import Cutting, Waveform
 from deepspectrumlite.description import file_kind, open_session, read_description
 from deepspectrumlite.errors import MissingExtraError
 from deepspectrumlite.layers import Layer, onnx_layers, onnx_parts, tflite_layers, torch_layers
+from deepspectrumlite.predict import model_folder
 from deepspectrumlite.runtime import Run, litert_run, onnx_run, open_litert
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def open_subject(path: Path) -> Subject:
         MissingExtraError: a .onnx file, and onnxruntime is not installed
     """
     if not path.is_file():
+        model_folder(path)  # before torch is imported
         return TorchModel(path)
     return OnnxFile(path) if file_kind(path) == "onnx" else TfliteFile(path)
 
