@@ -48,7 +48,8 @@ def export(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Settings for streaming to put in, as JSON.  \\[default: stream.json of the run, if any]",
+            help="Settings for streaming to put in, as JSON.  "
+            "\\[default: stream.json of the run, if any]",
             show_default=False,
         ),
     ] = None,

@@ -288,10 +288,11 @@ def _failure(kind: str, difference: Difference | None, max_drop: float) -> str |
     drop = difference.drop
     if drop.value <= max_drop:
         return None
+    points = f"{100 * drop.value:.1f} points"
+    interval = f"{100 * drop.low:.1f} to {100 * drop.high:.1f}"
     return (
-        f"{kind}: {difference.metric} is {100 * drop.value:.1f} points lower than the model's (95 % "
-        f"interval {100 * drop.low:.1f} to {100 * drop.high:.1f}); allowed: {100 * max_drop:g}; try "
-        f"{another}, or raise --max-drop"
+        f"{kind}: {difference.metric} is {points} lower than the model's (95 % interval "
+        f"{interval}); allowed: {100 * max_drop:g}; try {another}, or raise --max-drop"
     )
 
 

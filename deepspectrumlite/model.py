@@ -18,7 +18,7 @@ from deepspectrumlite.config import DataSection, ModelSection, Recipe, parse_rec
 from deepspectrumlite.decisions import Decision
 from deepspectrumlite.errors import ModelError, RecipeError
 from deepspectrumlite.frontend import FrontEnd
-from deepspectrumlite.predict import model_folder as model_folder
+from deepspectrumlite.predict import model_folder
 from deepspectrumlite.targets import Targets
 
 T = TypeVar("T")
