@@ -431,23 +431,33 @@ def test_recipe_is_toml_that_can_be_read_back(run, tmp_path):
 @pytest.mark.parametrize(
     ("package", "arguments"),
     [
-        ("torch", ["predict", "model", "a.wav"]),
+        ("torch", ["predict", "RUN", "a.wav"]),
         ("torch", ["train", "default", "--data", "a.csv", "--out", "run"]),
         ("pandas", ["data", "a.csv"]),
     ],
 )
-def test_a_missing_extra_is_one_line(package, arguments):
+def test_a_missing_extra_is_one_line(trained, package, arguments):
     # None in sys.modules: importing it fails as if it were not installed.
     code = (
         f"import sys; sys.modules['{package}'] = None; "
         "from deepspectrumlite.cli import main; main()"
     )
+    arguments = [trained if argument == "RUN" else argument for argument in arguments]
     found = in_a_process(*arguments, code=code)
     assert (found.returncode, found.stdout) == (1, "")
     assert found.stderr == (
         f"Error: this command needs the package '{package}', which is not installed; "
         "mend it with: pip install 'deepspectrumlite[train]'\n"
     )
+
+
+@pytest.mark.parametrize("command", ["predict", "benchmark", "stats"])
+def test_a_mistyped_model_is_refused_without_torch(command):
+    code = "import sys; sys.modules['torch'] = None; from deepspectrumlite.cli import main; main()"
+    more = ["a.wav"] if command == "predict" else []
+    found = in_a_process(command, "runs/fisrt", *more, code=code)
+    assert (found.returncode, found.stdout) == (1, "")
+    assert found.stderr.strip().startswith("Error: runs/fisrt: no model there; allowed: ")
 
 
 def test_in_a_process_of_its_own(trained, heard):
