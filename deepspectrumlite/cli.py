@@ -314,7 +314,7 @@ def evaluate(
                 manifest,
                 settings=settings,
                 false_alarms=false_alarms,
-                collar=0.5 if collar is None else collar,
+                collar=collar,
                 folder=folder,
                 threads=threads,
                 device=device,
