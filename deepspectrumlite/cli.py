@@ -15,7 +15,13 @@ from deepspectrumlite import __version__
 from deepspectrumlite.cli_benchmark import benchmark, stats
 from deepspectrumlite.cli_export import export
 from deepspectrumlite.cli_stream import evaluate_events, stream
-from deepspectrumlite.config import load_recipe, recipe_schema, recipe_toml, shipped_recipes
+from deepspectrumlite.config import (
+    COLLAR_SECONDS,
+    load_recipe,
+    recipe_schema,
+    recipe_toml,
+    shipped_recipes,
+)
 from deepspectrumlite.errors import DeepSpectrumLiteError, RecipeError
 from deepspectrumlite.tables import (
     MAIN_METRICS,
@@ -289,7 +295,8 @@ def evaluate(
     collar: Annotated[
         float | None,
         typer.Option(
-            min=0, help="Of --stream: seconds that an event may be off.  \\[default: 0.5]"
+            min=0,
+            help=f"Of --stream: seconds that an event may be off.  \\[default: {COLLAR_SECONDS:g}]",
         ),
     ] = None,
 ) -> None:
@@ -314,7 +321,7 @@ def evaluate(
                 manifest,
                 settings=settings,
                 false_alarms=false_alarms,
-                collar=collar,
+                collar=COLLAR_SECONDS if collar is None else collar,
                 folder=folder,
                 threads=threads,
                 device=device,

@@ -8,12 +8,16 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from deepspectrumlite.config import ExportOptions
 from deepspectrumlite.terminal import library, progress
 from deepspectrumlite.terminal import out as terminal
 
 if TYPE_CHECKING:
     from deepspectrumlite.export import Exported
     from deepspectrumlite.metrics import Estimate
+
+
+_DEFAULTS = ExportOptions()
 
 
 def export(
@@ -36,14 +40,14 @@ def export(
             show_default=False,
         ),
     ] = None,
-    split: Annotated[str, typer.Option(help="Of the clips to prove with.")] = "devel",
+    split: Annotated[str, typer.Option(help="Of the clips to prove with.")] = _DEFAULTS.split,
     max_drop: Annotated[
         float,
         typer.Option(min=0, max=1, help="Of UAR, MAP or CCC, that --int8 or --float16 may cost."),
-    ] = 0.01,
+    ] = _DEFAULTS.max_drop,
     calibration: Annotated[
         int, typer.Option(min=1, help="Segments of the training split, to calibrate int8 with.")
-    ] = 100,
+    ] = _DEFAULTS.calibration_segments,
     stream: Annotated[
         Path | None,
         typer.Option(
@@ -65,7 +69,7 @@ def export(
     if int8 and float16:
         raise typer.BadParameter("--int8 and --float16 exclude each other; give one of them")
     with library("export"):
-        from deepspectrumlite.export import ExportOptions, export_model
+        from deepspectrumlite.export import export_model
 
         precision = "int8" if int8 else "float16" if float16 else "float32"
         options = ExportOptions(precision, onnx, manifest, split, max_drop, stream, calibration)

@@ -108,7 +108,7 @@ def evaluate_events(
     *,
     settings: Path | None,
     false_alarms: float | None,
-    collar: float | None,
+    collar: float,
     folder: Path | None,
     threads: int,
     device: str,
@@ -126,7 +126,7 @@ def evaluate_events(
             manifest,
             _settings(model, recogniser, settings),
             false_alarms_per_hour=false_alarms,
-            **({} if collar is None else {"collar_seconds": collar}),
+            collar_seconds=collar,
             out=folder,
             progress=tell,
         )

@@ -8,6 +8,7 @@ import json
 import math
 import tomllib
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -41,6 +42,10 @@ MONITORS = {
     "linear": ("ccc", "pearson", "spearman", "mae", "rmse", "loss"),
     "ordinal": ("ccc", "pearson", "spearman", "mae", "rmse", "uar", "accuracy", "loss"),
 }
+
+
+# How far from an event a detection of it may be, when a stream is evaluated.
+COLLAR_SECONDS = 0.5
 
 
 class _Section(BaseModel):
@@ -504,6 +509,29 @@ def _check_mel_bands(frontend: FrontEndSection, rate: int) -> None:
 def shipped_recipes() -> list[str]:
     """Names of the recipes inside the package."""
     return sorted(path.stem for path in RECIPES.glob("*.toml"))
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """How to export.
+
+    Attributes:
+        precision: of the network in the .tflite file, "float32", "float16" or "int8"
+        onnx: also write a .onnx file, in float32
+        manifest: clips to prove and calibrate with; None: those of the run
+        split: of the clips to prove with
+        max_drop: of the metric (UAR, MAP or CCC) against the model that float16 and int8 may cost
+        stream: a JSON file with settings for streaming; None: ``stream.json`` of the run, if any
+        calibration_segments: drawn from the training split, for int8
+    """
+
+    precision: str = "float32"
+    onnx: bool = False
+    manifest: Path | None = None
+    split: str = "devel"
+    max_drop: float = 0.01
+    stream: Path | None = None
+    calibration_segments: int = 100
 
 
 def load_recipe(source: str | Path, overrides: Iterable[str] = ()) -> Recipe:

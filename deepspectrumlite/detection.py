@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deepspectrumlite.audio import audio_info
+from deepspectrumlite.config import COLLAR_SECONDS
 from deepspectrumlite.decisions import Decision
 from deepspectrumlite.detection_report import (
     CURVE_COLUMNS,
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from deepspectrumlite.predict import Recogniser
 
 THRESHOLDS = tuple(round(0.01 * i, 2) for i in range(1, 100))
-COLLAR_SECONDS = 0.5
 _BLOCK_SECONDS = 15.0  # enough for a batch, little to keep
 
 

@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from deepspectrumlite.checkpoint import write_atomically
+from deepspectrumlite.config import ExportOptions
 from deepspectrumlite.convert import KINDS, convert
 from deepspectrumlite.data import Segments
 from deepspectrumlite.errors import ExportError, ManifestError, MissingExtraError
@@ -27,34 +27,8 @@ from deepspectrumlite.splits import require_splits
 from deepspectrumlite.stream_settings import own_settings, read_settings
 from deepspectrumlite.targets import load_labelled
 
-PRECISIONS = ("float32", "float16", "int8")
 # Of a float32 file's scores from the model's; conversion changes only the order of sums.
 TOLERANCE = 1e-4
-MAX_DROP = 0.01
-CALIBRATION_SEGMENTS = 100
-
-
-@dataclass(frozen=True)
-class ExportOptions:
-    """How to export.
-
-    Attributes:
-        precision: of the network in the .tflite file, one of ``PRECISIONS``
-        onnx: also write a .onnx file, in float32
-        manifest: clips to prove and calibrate with; None: those of the run
-        split: of the clips to prove with
-        max_drop: of the metric (UAR, MAP or CCC) against the model that float16 and int8 may cost
-        stream: a JSON file with settings for streaming; None: ``stream.json`` of the run, if any
-        calibration_segments: drawn from the training split, for int8
-    """
-
-    precision: str = "float32"
-    onnx: bool = False
-    manifest: Path | None = None
-    split: str = "devel"
-    max_drop: float = MAX_DROP
-    stream: Path | None = None
-    calibration_segments: int = CALIBRATION_SEGMENTS
 
 
 @dataclass(frozen=True)
@@ -81,7 +55,7 @@ class Exported:
 def export_model(
     source: Path,
     out: Path,
-    options: ExportOptions = ExportOptions(),
+    options: ExportOptions | None = None,
     *,
     progress: Progress = silent,
 ) -> list[Exported]:
@@ -91,7 +65,7 @@ def export_model(
         source: a run or model folder
         out: the .tflite or .onnx file to write; the report goes to ``FILE.json`` beside it, that of
             an export that failed to ``FILE.failed.json``
-        options: see there
+        options: how; None: the defaults
         progress: told of every step
 
     Returns:
@@ -105,6 +79,7 @@ def export_model(
         ManifestError: no clips to prove with
         MissingExtraError: the converters are not installed
     """
+    options = options or ExportOptions()
     wanted = _wanted(out, options)
     check_converters()
     model = load_model(source)
@@ -129,7 +104,7 @@ def export_model(
             raise ExportError(f"{'; '.join(failures)}; not written; see {failed}")
         for each in exported:
             if each.path is not None:
-                os.replace(made[each.kind], each.path)  # noqa: PTH105
+                made[each.kind].replace(each.path)
         _write_report(out.with_name(f"{out.name}.json"), exported, clips, options)
         failed.unlink(missing_ok=True)
     return exported

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from deepspectrumlite import export
+from deepspectrumlite.config import ExportOptions
 from deepspectrumlite.convert import KINDS
 from deepspectrumlite.description import read_description
 from deepspectrumlite.errors import ExportError, ManifestError, MissingExtraError, ModelError
-from deepspectrumlite.export import ExportOptions, check_export, export_model
+from deepspectrumlite.export import check_export, export_model
 from deepspectrumlite.model import load_model
 from deepspectrumlite.runtime import Predictor
 

@@ -121,22 +121,22 @@ def test_odd_segments_are_refused(predictor):
     assert predictor.score(np.zeros((0, 4000))).shape == (0, 3)
 
 
-def test_threads_do_not_disturb_each_other(exported, exported_onnx, tones):
-    clips = sorted(tones.parent.glob("*.wav")) * 3
-    for path in (exported, exported_onnx):
-        expected = [Predictor(path).predict(clip).segment_scores for clip in clips[:30]] * 3
-        shared = Predictor(path)
-        with ThreadPoolExecutor(8) as pool:
-            found = list(pool.map(lambda clip: shared.predict(clip).segment_scores, clips))  # noqa: B023
-        np.testing.assert_array_equal(found, expected)
+@pytest.mark.parametrize("kind", ["exported", "exported_onnx"])
+def test_threads_do_not_disturb_each_other(request, kind, tones):
+    path, clips = request.getfixturevalue(kind), sorted(tones.parent.glob("*.wav")) * 3
+    expected = [Predictor(path).predict(clip).segment_scores for clip in clips[:30]] * 3
+    shared = Predictor(path)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda clip: shared.predict(clip).segment_scores, clips))
+    np.testing.assert_array_equal(found, expected)
 
-        def by_its_own(_, path=path):
-            own = Predictor(path)
-            return [own.predict(clip).segment_scores for clip in clips[:30]]
+    def by_its_own(_):
+        own = Predictor(path)
+        return [own.predict(clip).segment_scores for clip in clips[:30]]
 
-        with ThreadPoolExecutor(4) as pool:
-            for scores in pool.map(by_its_own, range(4)):
-                np.testing.assert_array_equal(scores, expected[:30])
+    with ThreadPoolExecutor(4) as pool:
+        for scores in pool.map(by_its_own, range(4)):
+            np.testing.assert_array_equal(scores, expected[:30])
 
 
 def test_more_threads_give_the_same_scores(exported, exported_onnx, predictor, tone):
