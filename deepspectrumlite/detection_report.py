@@ -163,6 +163,9 @@ def _draw(
     width: float,
 ) -> None:
     rows = [row for row in points if row["label"] == label]
+    # At the lowest thresholds detections melt into one, so that there are few again.
+    most = max(range(len(rows)), key=lambda i: (rows[i]["false_alarms_per_hour"], i))
+    rows = rows[most:]
     alarms = [row["false_alarms_per_hour"] for row in rows]
     missed = [100 * row["miss_rate"] for row in rows]
     name = shorten(label) if label else "all labels"
