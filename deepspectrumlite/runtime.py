@@ -1,8 +1,6 @@
 """Run an exported file: waveform in, scores out, with numpy and one small runtime, no torch.
 
->>> predictor = Predictor("drums.tflite")  # doctest: +SKIP
->>> predictor.predict("clip.wav").label  # doctest: +SKIP
-'snare'
+``Predictor("drums.tflite").predict("clip.wav").label`` is all that a program needs.
 """
 
 import threading
