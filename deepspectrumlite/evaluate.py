@@ -34,7 +34,7 @@ from deepspectrumlite.row_metrics import (
     rmse,
     spearman,
 )
-from deepspectrumlite.scores import classification_report, multilabel_report, regression_report
+from deepspectrumlite.scores import score_report
 from deepspectrumlite.targets import Targets
 
 _OF_NUMBERS = {"ccc": ccc, "pearson": pearson, "spearman": spearman, "mae": mae, "rmse": rmse}
@@ -188,44 +188,27 @@ def evaluate_model(
     scores = _score(recogniser, segments, recipe.train, progress)
     by_file, truth = average_files(scores, segments)
     kept = scanned.iloc[np.unique(segments.file_index)].reset_index(drop=True)
-    groups, groups_of_segments = _groups(kept), _groups(scanned)
+    groups, groups_of_segments = find_groups(kept), find_groups(scanned)
     if groups_of_segments is not None:
         groups_of_segments = groups_of_segments[segments.file_index]
     options = {"n_resamples": n_resamples, "seed": recipe.train.seed}
     report = {
         "output": decision.output,
-        "files": _report(decision, by_file, truth, groups=groups, **options),
-        "segments": _report(
+        "files": score_report(decision, truth, by_file, groups=groups, **options),
+        "segments": score_report(
             decision,
-            scores,
             segments.target[segments.file_index],
+            scores,
             units=segments.file_index,
             groups=groups_of_segments,
             **options,
         ),
         "files_without_a_segment": segments.dropped,
     }
-    return report, _predictions(decision, recipe.data, kept, by_file)
+    return report, prediction_table(decision, recipe.data, kept, by_file)
 
 
-def _report(
-    decision: Decision, scores: np.ndarray, target: np.ndarray, **options: Any
-) -> dict[str, Any]:
-    output, labels = decision.output, decision.labels
-    if output == "sigmoid":
-        thresholds = np.asarray(decision.thresholds)
-        return multilabel_report(target > 0.5, scores, thresholds, labels, **options)
-    report = {}
-    if output in NUMBERS:
-        report = regression_report(target, scores, decision.columns, **options)
-    if output in ("softmax", "ordinal"):
-        truth, predicted = decision.classes(target), decision.classes(scores)
-        classes = classification_report(truth, predicted, labels, **options)
-        report = report | {"classes": classes} if report else classes
-    return report
-
-
-def _predictions(
+def prediction_table(
     decision: Decision, data: DataSection, kept: pd.DataFrame, scores: np.ndarray
 ) -> pd.DataFrame:
     """A row per file: what is known of it, what is predicted, and the scores."""
@@ -240,7 +223,8 @@ def _predictions(
     return table.join(pd.DataFrame(scores, columns=names))
 
 
-def _groups(scanned: pd.DataFrame) -> np.ndarray | None:
+def find_groups(scanned: pd.DataFrame) -> np.ndarray | None:
+    """(n_files,): who or what each recording came from; None where no group is given."""
     if "group" not in scanned or (scanned["group"] == "").all():
         return None
     # A recording without a group stands for itself.

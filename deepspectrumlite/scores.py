@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from deepspectrumlite.decisions import Decision
 from deepspectrumlite.metrics import (
     RESAMPLES,
     Estimate,
@@ -49,6 +50,35 @@ _OF_NUMBERS: dict[str, Callable[..., Floats]] = {
     "mae": mae,
     "rmse": rmse,
 }
+
+
+def score_report(
+    decision: Decision, target: npt.NDArray[Any], scores: npt.NDArray[Any], **options: Any
+) -> dict[str, Any]:
+    """The report that suits what a model gives out.
+
+    Args:
+        decision: what the scores mean
+        target: (n, n_outputs), as of :meth:`deepspectrumlite.targets.Targets.encode`
+        scores: (n, n_outputs)
+        options: units, groups, n_resamples and seed, as of the functions below
+
+    Returns:
+        as of the function below that belongs to the output; for "ordinal" that of numbers, with
+        that of one label as "classes"
+    """
+    output, labels = decision.output, decision.labels
+    if output == "sigmoid":
+        thresholds = np.asarray(decision.thresholds)
+        return multilabel_report(target > 0.5, scores, thresholds, labels, **options)
+    report = {}
+    if output != "softmax":
+        report = regression_report(target, scores, decision.columns, **options)
+    if output in ("softmax", "ordinal"):
+        truth, predicted = decision.classes(target), decision.classes(scores)
+        classes = classification_report(truth, predicted, labels, **options)
+        report = report | {"classes": classes} if report else classes
+    return report
 
 
 def classification_report(
