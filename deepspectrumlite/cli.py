@@ -13,7 +13,12 @@ from rich.markup import escape
 
 from deepspectrumlite import __version__
 from deepspectrumlite.cli_benchmark import benchmark, stats
+from deepspectrumlite.cli_calibrate import calibrate, decision_lines
+from deepspectrumlite.cli_compare import compare, crossvalidate
+from deepspectrumlite.cli_explain import explain
 from deepspectrumlite.cli_export import export
+from deepspectrumlite.cli_extract import extract
+from deepspectrumlite.cli_report import report
 from deepspectrumlite.cli_stream import evaluate_events, stream
 from deepspectrumlite.config import (
     COLLAR_SECONDS,
@@ -33,6 +38,7 @@ from deepspectrumlite.tables import (
 from deepspectrumlite.terminal import (
     TALKS,
     Device,
+    Intervals,
     Manifest,
     Model,
     Overlap,
@@ -40,6 +46,7 @@ from deepspectrumlite.terminal import (
     Set,
     SkipBad,
     Threads,
+    check_choice,
     err,
     fail,
     library,
@@ -276,6 +283,7 @@ def evaluate(
     resamples: Annotated[
         int | None, typer.Option(min=100, help="Of the bootstrap.  \\[default: 1000]")
     ] = None,
+    intervals: Intervals = "percentile",
     skip_bad: SkipBad = False,
     device: Device = "auto",
     threads: Threads = 1,
@@ -338,8 +346,10 @@ def evaluate(
         split = split or "test"
         if split not in (*SPLITS, "all"):
             raise typer.BadParameter(f"{split!r}; allowed: {', '.join(SPLITS)}, all")
+        check_choice("--intervals", intervals, ("percentile", "bca"))
         options = Options(skip_bad=skip_bad, device=device)
-        more = {"n_resamples": resamples} if resamples else {}
+        more: dict[str, Any] = {"n_resamples": resamples} if resamples else {}
+        more["method"] = intervals
         score, where = _evaluate(
             model, manifest, split, options, out=folder, threads=threads, **more
         )
@@ -394,6 +404,12 @@ def predict(
         raise typer.Exit(1)
 
 
+app.command()(calibrate)
+app.command()(crossvalidate)
+app.command()(compare)
+app.command()(extract)
+app.command()(explain)
+app.command()(report)
 app.command()(export)
 app.command()(stream)
 app.command()(benchmark)
@@ -442,24 +458,26 @@ def _evaluate(
     model: Path, manifest: Path | None, split: str, options: Any, **settings: Any
 ) -> tuple[str, Path]:
     from deepspectrumlite.runs import evaluate_run
+    from deepspectrumlite.scores import quoted, quoted_over
 
     with progress() as tell:
-        report, where = evaluate_run(model, manifest, split, options, progress=tell, **settings)
-    out.print(score_table(report))
-    by_group = report["files"].get("by_group", {})
+        found, where = evaluate_run(model, manifest, split, options, progress=tell, **settings)
+    out.print(score_table(found))
+    for told in decision_lines(found.get("decisions")):
+        typer.echo(f"On {split}: {told}")
+    by_group = found["files"].get("by_group", {})
     if "warning" in by_group:
         err.print(f"[yellow]Note:[/yellow] {escape(by_group['warning'])}", soft_wrap=True)
-    if report["seen_in_training"] and split != "train":
-        seen = f"{report['seen_in_training']} of these recordings were trained on"
+    if found["seen_in_training"] and split != "train":
+        seen = f"{found['seen_in_training']} of these recordings were trained on"
         err.print(f"[yellow]Warning:[/yellow] {seen}, so the scores are too good", soft_wrap=True)
-    if report["files_without_a_segment"]:
-        left_out = report["files_without_a_segment"]
+    if found["files_without_a_segment"]:
+        left_out = found["files_without_a_segment"]
         typer.echo(f"{left_out} recordings shorter than a segment left out", err=True)
-    if report["skipped"]:
-        typer.echo(f"{report['skipped']} recordings skipped; see {where / 'skipped.csv'}", err=True)
-    metric = next(name for name in MAIN_METRICS if name in report["files"])
-    value = with_interval(report["files"][metric])
-    return (
-        f"{MAIN_METRICS[metric]} on {split}: {value} (95 % bootstrap interval over files)",
-        where,
-    )
+    if found["skipped"]:
+        typer.echo(f"{found['skipped']} recordings skipped; see {where / 'skipped.csv'}", err=True)
+    files = found["files"]
+    metric = next(name for name in MAIN_METRICS if name in files)
+    value, over = with_interval(quoted(files)[metric]), quoted_over(files)
+    line = f"{MAIN_METRICS[metric]} on {split}: {value} (95 % bootstrap interval over {over})"
+    return line, where

@@ -380,6 +380,23 @@ class TrainSection(_Section):
         return self
 
 
+class DecisionSection(_Section):
+    """How sure an answer has to be, and what is said otherwise; fitted on devel."""
+
+    coverage: Annotated[
+        float,
+        Field(ge=0, lt=1, description="how often a set of labels is to hold the true one; 0: none"),
+    ] = 0.9
+    unknown: Annotated[
+        Literal["none", "score", "energy"],
+        Field(description='for output "softmax": what a recording is refused by, as unknown'),
+    ] = "none"
+    false_rejection: Annotated[
+        float,
+        Field(gt=0, lt=1, description="share of known recordings that may be refused as unknown"),
+    ] = 0.05
+
+
 class Recipe(_Section):
     """All settings of one run."""
 
@@ -388,6 +405,7 @@ class Recipe(_Section):
     model: ModelSection = ModelSection()
     augment: AugmentSection = AugmentSection()
     train: TrainSection = TrainSection()
+    decision: DecisionSection = DecisionSection()
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -422,6 +440,11 @@ class Recipe(_Section):
                     f'train.{key} is "{value}", but model.output is "{output}"; allowed: '
                     f"{', '.join(allowed)}"
                 )
+        if self.decision.unknown != "none" and output != "softmax":
+            raise ValueError(
+                f'decision.unknown is "{self.decision.unknown}", but model.output is "{output}"; '
+                'allowed: "none", or model.output "softmax"'
+            )
         if len(data.targets) > 1 and output not in ("sigmoid", "linear"):
             raise ValueError(
                 f"data.target names {len(data.targets)} columns, but model.output is "

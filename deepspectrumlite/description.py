@@ -42,7 +42,11 @@ class Description:
         thresholds: for "sigmoid" one per label, else empty
         values: for "ordinal" the number of each label, from low to high, else empty
         temperature: what calibration divides the logits by, inside the graph; 1: it does not;
-            None: the scores are numbers
+            for "sigmoid" one per label; None: the scores are numbers
+        unknown: what a recording is refused by, "none", "score", or "energy", for which the graph
+            gives a score more
+        unknown_below: for "score": a highest score below is refused
+        conformal: lowest score of a label in a prediction set; None: there are no sets
         sample_rate: of the waveform that goes in, in Hz
         segment_samples: samples that go in at once
         hop_samples: samples from the start of a segment to the start of the next
@@ -60,7 +64,10 @@ class Description:
     labels: list[str]
     thresholds: Sequence[float] = ()
     values: Sequence[float] = ()
-    temperature: float | None = None
+    temperature: float | Sequence[float] | None = None
+    unknown: str = "none"
+    unknown_below: float = 0.0
+    conformal: float | None = None
     sample_rate: int
     segment_samples: int
     hop_samples: int
@@ -74,7 +81,15 @@ class Description:
     @property
     def decision(self) -> Decision:
         """What the scores mean."""
-        return Decision(self.output, self.labels, self.thresholds, self.values)
+        return Decision(
+            self.output,
+            self.labels,
+            self.thresholds,
+            self.values,
+            self.unknown,
+            self.unknown_below,
+            self.conformal,
+        )
 
     def to_json(self) -> str:
         """Indented JSON; numbers that JSON does not know are refused."""
@@ -96,7 +111,8 @@ class Description:
                 "the package"
             )
         known = {field.name: values[field.name] for field in fields(cls) if field.name in values}
-        missing = [field.name for field in fields(cls) if field.name not in values]
+        needed = [field.name for field in fields(cls) if field.name not in _LATER]
+        missing = [name for name in needed if name not in values]
         wrong = missing or [name for name, value in known.items() if not _CHECKS[name](value)]
         if wrong:
             given = "missing" if missing else json.dumps(known[wrong[0]])[:60]
@@ -106,6 +122,8 @@ class Description:
         return description
 
 
+# What files of an earlier version do not have.
+_LATER = ("unknown", "unknown_below", "conformal")
 AGAIN = "copy the file again, or export it again"
 
 
@@ -270,6 +288,11 @@ def _check_sizes(description: Description, source: str | Path) -> None:
             f"{source}: a broken description: {len(getattr(description, needed))} {needed} for "
             f"{n_labels} labels; {AGAIN}"
         )
+    if isinstance(description.temperature, list) and len(description.temperature) != n_labels:
+        raise ModelError(
+            f"{source}: a broken description: {len(description.temperature)} temperatures for "
+            f"{n_labels} labels; {AGAIN}"
+        )
     if description.hop_samples > n_samples:
         raise ModelError(
             f"{source}: a broken description: hop_samples is {description.hop_samples}, above "
@@ -289,6 +312,11 @@ def _are_numbers(value: object) -> bool:
     return isinstance(value, list) and all(map(_is_number, value))
 
 
+def _is_temperature(value: object) -> bool:
+    several: list[Any] = value if isinstance(value, list) else [value]
+    return value is None or (_are_numbers(several) and all(each > 0 for each in several))
+
+
 def _is_text(value: object) -> bool:
     return isinstance(value, str)
 
@@ -300,7 +328,10 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
     "labels": lambda value: isinstance(value, list) and bool(value) and all(map(_is_text, value)),
     "thresholds": _are_numbers,
     "values": _are_numbers,
-    "temperature": lambda value: value is None or (_is_number(value) and value > 0),
+    "temperature": _is_temperature,
+    "unknown": lambda value: value in ("none", "score", "energy"),
+    "unknown_below": _is_number,
+    "conformal": lambda value: value is None or _is_number(value),
     "sample_rate": _is_count,
     "segment_samples": _is_count,
     "hop_samples": _is_count,

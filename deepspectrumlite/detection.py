@@ -167,7 +167,8 @@ def score_recording(
     # Once more, as the length in a header can be an estimate.
     check_starts(path, references, stream.seconds)
     smoothed = np.array([window.smoothed for window in windows], dtype=np.float64)
-    smoothed = smoothed.reshape(len(windows), len(recogniser.decision.columns))
+    decision = recogniser.decision
+    smoothed = decision.known(smoothed.reshape(len(windows), len(decision.columns)))
     spans = [window.span for window in windows]
     return ScoredRecording(path, stream.seconds, rate, references, spans, smoothed)
 

@@ -1,14 +1,22 @@
 """Scores of a model over a split: per segment, and per file as the mean of its segments."""
 
 import signal
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from scipy.special import logsumexp
 from torch.utils.data import DataLoader, Subset
 
-from deepspectrumlite.calibration import apply_temperature, fit_temperature
+from deepspectrumlite.calibration import (
+    MARGIN,
+    decision_report,
+    file_evidence,
+    fit_temperature,
+    lower_bound,
+)
 from deepspectrumlite.config import DataSection, Recipe, TrainSection
 from deepspectrumlite.data import Segments
 from deepspectrumlite.decisions import Decision
@@ -20,7 +28,7 @@ from deepspectrumlite.metrics import (
     macro_mean,
     uar,
 )
-from deepspectrumlite.model import NUMBERS, Classifier, TorchRecogniser
+from deepspectrumlite.model import NEVER, NO_SETS, NUMBERS, Classifier, TorchRecogniser
 from deepspectrumlite.predict import Recogniser
 from deepspectrumlite.processes import Processes
 from deepspectrumlite.progress import Progress, silent
@@ -67,15 +75,33 @@ def _ignore_signals(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def score_segments(model: Classifier, segments: Segments, processes: Processes) -> np.ndarray:
-    """``(n_segments, n_outputs)`` scores, in the order of the segments, by all processes."""
+def score_segments(
+    model: Classifier, segments: Segments, processes: Processes, *, logits: bool = False
+) -> np.ndarray:
+    """``(n_segments, n_outputs)`` scores, in the order of the segments, by all processes.
+
+    Those of the labels alone; or, with ``logits``, what they are made of.
+    """
     own = range(processes.rank, len(segments), processes.count)
-    recogniser = TorchRecogniser(model, processes.device)
+    recogniser = (_Logits if logits else TorchRecogniser)(model, processes.device)
     found = _score(recogniser, Subset(segments, own), model.recipe.train, silent)  # type: ignore[arg-type]
     scores = np.zeros((len(segments), model.n_outputs), np.float32)
     for rank, part in enumerate(processes.gather(found)):
-        scores[rank :: processes.count] = part
+        scores[rank :: processes.count] = part[:, : model.n_outputs]
     return scores
+
+
+class _Logits(TorchRecogniser):
+    """Gives what scores are made of."""
+
+    @property
+    def decision(self) -> Decision:
+        return replace(super().decision, unknown="none")
+
+    @torch.inference_mode()
+    def score(self, segments: np.ndarray) -> np.ndarray:
+        images = self.model.frontend(torch.from_numpy(segments).to(self.device))
+        return self.model.logits(images).float().cpu().numpy()
 
 
 def _score(
@@ -141,19 +167,67 @@ def _metrics(model: Classifier, scores: np.ndarray, target: np.ndarray) -> dict[
 
 
 def calibrate(model: Classifier, devel: Segments, processes: Processes) -> None:
-    """Fit on devel what makes scores of logits, where they are probabilities.
+    """Fit on devel what makes answers of logits; numbers stay as they are."""
+    if model.recipe.model.output not in NUMBERS:
+        fit_decisions(model, score_segments(model, devel, processes, logits=True), devel)
 
-    That is the temperature, and for output "sigmoid" each label's threshold with the best F1.
+
+def fit_decisions(model: Classifier, logits: np.ndarray, devel: Segments) -> np.ndarray:
+    """Fit what makes scores of logits, and answers of the scores of files.
+
+    That is the temperature, of output "sigmoid" each label's, and its threshold with the best F1;
+    of "softmax" what the recipe's ``[decision]`` asks for.
+
+    Args:
+        model: what is fitted
+        logits: (n_segments, n_labels)
+        devel: what they are of
+
+    Returns:
+        (n_files, n_columns) scores, now calibrated
     """
-    output = model.recipe.model.output
-    if output in NUMBERS:
-        return
-    scores = score_segments(model, devel, processes)
+    output, decision = model.recipe.model.output, model.decision
+    model.temperature.fill_(1)
+    scores = decision.known(_scores(model, logits))
     temperature = fit_temperature(scores, devel.target[devel.file_index], output)
-    model.temperature.fill_(temperature)
+    model.temperature.copy_(torch.tensor(temperature))
+    by_file, target = average_files(_scores(model, logits), devel)
     if output == "sigmoid":
-        by_file, target = average_files(apply_temperature(scores, temperature, output), devel)
         model.thresholds.copy_(torch.from_numpy(best_thresholds(target > 0.5, by_file)))
+        return by_file
+    _fit_sets(model, decision.known(by_file), target)
+    _fit_unknown(model, decision.known(by_file), logits / temperature, devel)
+    return average_files(_scores(model, logits), devel)[0]
+
+
+@torch.no_grad()
+def _scores(model: Classifier, logits: np.ndarray) -> np.ndarray:
+    scores: np.ndarray = (
+        model.scores(torch.from_numpy(logits).to(model.temperature.device)).cpu().numpy()
+    )
+    return scores
+
+
+def _fit_sets(model: Classifier, scores: np.ndarray, target: np.ndarray) -> None:
+    coverage, lowest = model.recipe.decision.coverage, NO_SETS
+    if coverage:
+        # Of too few files nothing is known: every label of every file is likely enough.
+        lowest = max(0.0, lower_bound((scores * target).sum(axis=1), 1 - coverage))
+    model.conformal.fill_(lowest)
+
+
+def _fit_unknown(
+    model: Classifier, scores: np.ndarray, logits: np.ndarray, devel: Segments
+) -> None:
+    """From ``(n_files, n_labels)`` scores, or ``(n_segments, n_labels)`` calibrated logits."""
+    section = model.recipe.decision
+    if section.unknown == "score":
+        bound = lower_bound(scores.max(axis=1), section.false_rejection)
+        model.score_below.fill_(max(bound, NEVER["score_below"]))
+    if section.unknown == "energy":
+        evidence = file_evidence(logsumexp(logits, axis=1), devel.file_index)
+        bound = lower_bound(evidence, section.false_rejection, margin=10 * MARGIN)
+        model.energy_below.fill_(max(bound, NEVER["energy_below"]))
 
 
 def evaluate_model(
@@ -162,6 +236,7 @@ def evaluate_model(
     scanned: pd.DataFrame,
     *,
     n_resamples: int = RESAMPLES,
+    method: str = "percentile",
     progress: Progress = silent,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """Score labelled recordings.
@@ -171,12 +246,15 @@ def evaluate_model(
         recipe: what it was trained by
         scanned: one split, as of :func:`deepspectrumlite.data.scan`
         n_resamples: of the bootstrap
+        method: of the intervals, "percentile" or "bca"
         progress: told of every batch
 
     Returns:
         the report: "files" and "segments", each as of the function of
         :mod:`deepspectrumlite.scores` for the model's output, with intervals over files, and over
-        groups where there are any; and a table with the prediction and scores of each file
+        groups where there are any; "decisions", where there are sets of labels or refusals, as of
+        :func:`deepspectrumlite.calibration.decision_report`; and a table with the prediction and
+        scores of each file
 
     Raises:
         ManifestError: a label that the model does not know, or no segment at all
@@ -191,20 +269,26 @@ def evaluate_model(
     groups, groups_of_segments = find_groups(kept), find_groups(scanned)
     if groups_of_segments is not None:
         groups_of_segments = groups_of_segments[segments.file_index]
-    options = {"n_resamples": n_resamples, "seed": recipe.train.seed}
+    options: dict[str, Any] = {"n_resamples": n_resamples, "seed": recipe.train.seed}
+    by_method = options | {"method": method}
+    known = decision.known(by_file)
     report = {
         "output": decision.output,
-        "files": score_report(decision, truth, by_file, groups=groups, **options),
+        "files": score_report(decision, truth, known, groups=groups, **by_method),
         "segments": score_report(
             decision,
             segments.target[segments.file_index],
-            scores,
+            decision.known(scores),
             units=segments.file_index,
             groups=groups_of_segments,
-            **options,
+            **by_method,
         ),
         "files_without_a_segment": segments.dropped,
     }
+    if decision.conformal is not None or decision.unknown != "none":
+        wanted = recipe.decision
+        found = decision_report(decision, wanted, truth, by_file, groups=groups, **by_method)
+        report["decisions"] = found
     return report, prediction_table(decision, recipe.data, kept, by_file)
 
 

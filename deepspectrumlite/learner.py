@@ -56,7 +56,8 @@ class CudaGraph:
         seed = generator.initial_seed()
         self.graph = torch.cuda.CUDAGraph()
         self.graph.register_generator_state(generator)
-        with torch.cuda.graph(self.graph):
+        # Of this thread only: the one that pins batches allocates memory whenever it likes.
+        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
             self.outputs = function(*self.inputs)
         generator.manual_seed(seed)  # as if nothing had been drawn yet
 

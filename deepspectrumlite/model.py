@@ -1,7 +1,7 @@
 """The classifier: front-end, backbone and head in one module, and the folder it is saved in."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,8 +14,14 @@ from torch import Tensor, nn
 from deepspectrumlite import __version__
 from deepspectrumlite.backbones import create_backbone
 from deepspectrumlite.checkpoint import write_atomically
-from deepspectrumlite.config import DataSection, ModelSection, Recipe, parse_recipe
-from deepspectrumlite.decisions import Decision
+from deepspectrumlite.config import (
+    DataSection,
+    DecisionSection,
+    ModelSection,
+    Recipe,
+    parse_recipe,
+)
+from deepspectrumlite.decisions import UNKNOWN, Decision
 from deepspectrumlite.errors import ModelError, RecipeError
 from deepspectrumlite.frontend import FrontEnd
 from deepspectrumlite.predict import model_folder
@@ -25,6 +31,8 @@ T = TypeVar("T")
 
 FORMAT = 1
 NUMBERS = ("linear", "ordinal")
+# What decisions take where nothing was fitted: no sets, and nothing is refused.
+NO_SETS, NEVER = -1.0, {"score_below": 0.0, "energy_below": -1e4}
 
 
 class AReLU(nn.Module):
@@ -57,19 +65,28 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 
 class Classifier(nn.Module):
-    """``(batch, num_samples)`` waveforms to ``(batch, n_outputs)`` scores.
+    """``(batch, num_samples)`` waveforms to ``(batch, n_columns)`` scores.
 
     ``n_outputs`` is the number of labels (or names of numbers), but 1 for output "ordinal".
+    ``n_columns`` is one more where ``decision.unknown`` is "energy", else the same.
     """
 
     temperature: Tensor
     thresholds: Tensor
+    conformal: Tensor
+    score_below: Tensor
+    energy_below: Tensor
     offset: Tensor
     scale: Tensor
 
     def __init__(self, recipe: Recipe, labels: Sequence[str], weights: str | None = None) -> None:
-        """Build the network; ``weights`` overrides ``recipe.model.weights``."""
+        """Build the network; ``weights`` overrides ``recipe.model.weights``.
+
+        Raises:
+            ModelError: one of the labels has the name that is for recordings of none of them
+        """
         super().__init__()
+        _check_labels(recipe.decision, labels)
         self.recipe = recipe
         self.labels = list(labels)
         self.frontend = FrontEnd(recipe.frontend, recipe.data)
@@ -78,17 +95,27 @@ class Classifier(nn.Module):
         self.backbone = create_backbone(model.backbone, weights or model.weights, size)
         self.n_outputs = 1 if model.output == "ordinal" else len(self.labels)
         self.head = make_head(model, self.backbone.num_features, self.n_outputs)
-        if model.output in NUMBERS:
+        self._register_decision()
+
+    def _register_decision(self) -> None:
+        """What comes after training: where each output has its own numbers."""
+        output, unknown = self.recipe.model.output, self.recipe.decision.unknown
+        if output in NUMBERS:
             # The network works on numbers of mean 0 and deviation 1; these make them the user's.
             self.register_buffer("offset", torch.zeros(self.n_outputs))
             self.register_buffer("scale", torch.ones(self.n_outputs))
-        else:
-            self.register_buffer("temperature", torch.ones(()))
-        if model.output == "sigmoid":
+        if output == "sigmoid":
+            self.register_buffer("temperature", torch.ones(self.n_outputs))
             self.register_buffer("thresholds", torch.full((self.n_outputs,), 0.5))
+        if output == "softmax":
+            self.register_buffer("temperature", torch.ones(()))
+            self.register_buffer("conformal", torch.tensor(NO_SETS))
+        if unknown != "none":
+            name = f"{unknown}_below"
+            self.register_buffer(name, torch.tensor(NEVER[name]))
 
     def forward(self, waveform: Tensor) -> Tensor:
-        """``(batch, num_samples)`` -> ``(batch, n_outputs)``: probabilities, or values."""
+        """``(batch, num_samples)`` -> ``(batch, n_columns)``: probabilities, or values."""
         return self.scores(self.logits(self.frontend(waveform)))
 
     def logits(self, image: Tensor) -> Tensor:
@@ -97,9 +124,19 @@ class Classifier(nn.Module):
         return logits
 
     def scores(self, logits: Tensor) -> Tensor:
-        """``(batch, n_outputs)`` -> the same, as probabilities, or values in the user's unit."""
+        """``(batch, n_outputs)`` -> ``(batch, n_columns)``: probabilities, or the user's values.
+
+        The column more is ``sigmoid(energy_below - logsumexp(logits / temperature))``: at least
+        one half where the negative energy is not above what is asked for. Source: Liu et al. 2020,
+        "Energy-based out-of-distribution detection", eq. 4 and 5.
+        """
         if self.recipe.model.output == "softmax":
-            return (logits / self.temperature).softmax(dim=-1)
+            logits = logits / self.temperature
+            if self.recipe.decision.unknown != "energy":
+                return logits.softmax(dim=-1)
+            # One logit more gets that sigmoid from softmax, without overflow in any runtime.
+            more = torch.cat([logits, self.energy_below.expand(len(logits), 1)], dim=-1)
+            return torch.cat([logits.softmax(dim=-1), more.softmax(dim=-1)[:, -1:]], dim=-1)
         if self.recipe.model.output == "sigmoid":
             return (logits / self.temperature).sigmoid()
         return logits * self.scale + self.offset
@@ -114,7 +151,31 @@ class Classifier(nn.Module):
         """How this model's scores become an answer."""
         output = self.recipe.model.output
         thresholds = self.thresholds.tolist() if output == "sigmoid" else ()
-        return Decision(output, self.labels, thresholds, self.targets.values)
+        values = self.targets.values
+        if output != "softmax":
+            return Decision(output, self.labels, thresholds, values)
+        unknown, lowest = self.recipe.decision.unknown, float(self.conformal)
+        return Decision(
+            output,
+            self.labels,
+            values=values,
+            unknown=unknown,
+            unknown_below=float(self.score_below) if unknown == "score" else 0.0,
+            conformal=None if lowest == NO_SETS else lowest,
+        )
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """As of any module; also of a model that decided otherwise, or from before it could."""
+        own = self.state_dict()
+        fitted = {"conformal", *NEVER}
+        state = {key: value for key, value in state_dict.items() if key in own or key not in fitted}
+        state |= {key: own[key] for key in fitted & set(own) if key not in state}
+        if "thresholds" in own and "temperature" in state:
+            # One for all labels, once.
+            state["temperature"] = state["temperature"].expand(own["temperature"].shape)
+        return super().load_state_dict(state, strict=strict, assign=assign)
 
     def save(self, folder: Path) -> None:
         """Write ``model.safetensors``, ``recipe.json`` and ``labels.json`` into a folder."""
@@ -158,7 +219,7 @@ class TorchRecogniser:
 
     @torch.inference_mode()
     def score(self, segments: np.ndarray) -> np.ndarray:
-        """``(n_segments, segment_samples)`` -> ``(n_segments, n_outputs)``, both float32."""
+        """``(n_segments, segment_samples)`` -> ``(n_segments, n_columns)``, both float32."""
         scores: Tensor = self.model(torch.from_numpy(segments).to(self.device))
         return scores.float().cpu().numpy()
 
@@ -221,6 +282,29 @@ def load_model(folder: Path) -> Classifier:
     return model.eval()
 
 
+def decide_by(model: Classifier, changes: Mapping[str, Any]) -> Classifier:
+    """The same network with some of ``[decision]`` changed, and nothing fitted for that yet.
+
+    Raises:
+        RecipeError: the model's output cannot be decided so
+        ModelError: a label is named as what is to mean none of them
+    """
+    described = model.recipe.model_dump()
+    described["decision"] |= changes
+    changed = Classifier(parse_recipe(described), model.labels, weights="random")
+    changed.load_state_dict(model.state_dict())
+    return changed.eval()
+
+
+def _check_labels(section: DecisionSection, labels: Sequence[str]) -> None:
+    if section.unknown != "none" and UNKNOWN in labels:
+        raise ModelError(
+            f'decision.unknown is "{section.unknown}", but "{UNKNOWN}" is one of the labels '
+            f'{list(labels)}; allowed: decision.unknown "none", or another name of that label in '
+            "the manifest"
+        )
+
+
 def _stored_labels(path: Path) -> list[str]:
     from safetensors import safe_open
 
@@ -232,7 +316,7 @@ def _stored_labels(path: Path) -> list[str]:
 def write_json(path: Path, value: object) -> None:
     """Write a value as indented JSON; numbers that JSON does not know are refused."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    write_atomically(path, lambda file: file.write(f"{text}\n".encode()))
 
 
 def _read_json(path: Path, kind: type[T]) -> T:

@@ -120,7 +120,7 @@ class PostProcessor:
         self, settings: StreamSettings, decision: Decision, hop_samples: int, sample_rate: int
     ) -> None:
         self._smoother = Smoother(settings, hop_samples / sample_rate)
-        self._only_strongest = settings.only_strongest
+        self._only_strongest, self._known = settings.only_strongest, decision.known
         self._labels = [
             (decision.labels.index(label), LabelEvents(label, threshold, settings, sample_rate))
             for label, threshold in settings.label_thresholds(decision).items()
@@ -129,7 +129,7 @@ class PostProcessor:
     def step(self, span: Span, scores: Scores) -> tuple[Scores, list[Event]]:
         """(n_outputs,) -> the smoothed scores, (n_outputs,), and what began or ended."""
         smoothed = self._smoother.step(scores)
-        highest = smoothed.max()
+        highest = self._known(smoothed).max()
         found = [
             events.step(
                 span, float(smoothed[i]), not self._only_strongest or smoothed[i] == highest

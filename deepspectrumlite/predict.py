@@ -47,7 +47,7 @@ class Recogniser(Protocol):
         """How many segments are best scored at once."""
 
     def score(self, segments: Waveform) -> Waveform:
-        """``(n_segments, segment_samples)`` -> ``(n_segments, n_outputs)``."""
+        """``(n_segments, segment_samples)`` -> ``(n_segments, n_columns)``."""
 
 
 def open_recogniser(path: Path, *, device: str = "auto", threads: int = 1) -> Recogniser:
@@ -97,7 +97,7 @@ def model_folder(folder: Path) -> Path:
 class Prediction:
     """What a model hears in one recording.
 
-    ``path`` is None for a waveform from memory. ``segment_scores`` is (n_segments, n_outputs),
+    ``path`` is None for a waveform from memory. ``segment_scores`` is (n_segments, n_columns),
     ``segment_starts`` and ``segment_ends`` (n_segments,) in seconds; the last segment ends with the
     recording, though the model saw it filled up. ``decision`` says what the scores mean.
     """
@@ -110,13 +110,13 @@ class Prediction:
 
     @property
     def scores(self) -> np.ndarray:
-        """Mean over the segments: (n_outputs,)."""
+        """Mean over the segments: (n_columns,)."""
         mean: np.ndarray = self.segment_scores.mean(axis=0)
         return mean
 
     @property
     def labels(self) -> list[str]:
-        """The labels that are recognised: one, or for "sigmoid" any number; none for "linear"."""
+        """What is recognised: one label, or "unknown"; any number for "sigmoid", or none."""
         return self.decision.answer(self.scores)
 
     @property
@@ -130,12 +130,18 @@ class Prediction:
         row |= self.decision.describe(self.scores)
         if segments:
             row["segments"] = [
-                {"start": float(start), "end": float(end)} | self.decision.describe(scores)
+                {"start": float(start), "end": float(end)} | self._describe_segment(scores)
                 for start, end, scores in zip(
                     self.segment_starts, self.segment_ends, self.segment_scores, strict=True
                 )
             ]
         return row
+
+    def _describe_segment(self, scores: np.ndarray) -> dict[str, Any]:
+        described = self.decision.describe(scores)
+        # What a set promises, it promises for recordings.
+        described.pop("set", None)
+        return described
 
 
 def predict_file(recogniser: Recogniser, path: Path, progress: Progress = silent) -> Prediction:

@@ -10,23 +10,13 @@ import numpy.typing as npt
 from deepspectrumlite.data import Segments
 from deepspectrumlite.decisions import Decision
 from deepspectrumlite.evaluate import average_files
-from deepspectrumlite.metrics import (
-    RESAMPLES,
-    Estimate,
-    Floats,
-    Ints,
-    interval,
-    macro_mean,
-    ratio,
-    resample_counts,
-)
+from deepspectrumlite.metrics import RESAMPLES, Estimate, Floats, interval
 from deepspectrumlite.predict import Recogniser
 from deepspectrumlite.progress import Progress, silent
-from deepspectrumlite.row_metrics import average_precision, ccc
+from deepspectrumlite.resampling import resample_counts
+from deepspectrumlite.significance import MAIN_METRIC, main_metric
 
 Scores = npt.NDArray[np.float32]
-
-METRICS = {"softmax": "UAR", "sigmoid": "MAP", "linear": "CCC", "ordinal": "CCC"}
 
 
 @dataclass(frozen=True)
@@ -98,29 +88,16 @@ def compare(
     by_model, target = average_files(model, segments)
     by_file, _ = average_files(file, segments)
     counts = resample_counts(len(target), n_resamples=n_resamples, seed=seed)
-    values = [_metric(decision, target, scores, None) for scores in (by_model, by_file)]
-    samples = [_metric(decision, target, scores, counts) for scores in (by_model, by_file)]
+    values = [main_metric(decision, target, scores) for scores in (by_model, by_file)]
+    samples = [main_metric(decision, target, scores, counts) for scores in (by_model, by_file)]
     drop = samples[0] - samples[1]
     return Difference(
         max_difference=float((np.abs(model - file) / scale).max()),
         agreement=_agreement(decision, by_model, by_file),
-        metric=METRICS[decision.output],
+        metric=MAIN_METRIC[decision.output],
         value=Estimate(float(values[1]), *interval(samples[1])),
         drop=Estimate(float(values[0] - values[1]), *interval(drop)),
     )
-
-
-def _metric(decision: Decision, target: Floats, scores: Floats, counts: Ints | None) -> Floats:
-    """Of clips: (), or with (n_resamples, n_clips) counts (n_resamples,)."""
-    if decision.output == "sigmoid":
-        return macro_mean(average_precision(target > 0.5, scores, counts))
-    if decision.output == "softmax":
-        weights = np.ones(len(target)) if counts is None else counts
-        right = decision.classes(target) == decision.classes(scores)
-        return macro_mean(ratio(weights @ (target * right[:, None]), weights @ target))
-    columns = zip(target.T, scores.T, strict=True)
-    found: Floats = np.mean([ccc(truth, value, counts) for truth, value in columns], axis=0)
-    return found
 
 
 def _agreement(decision: Decision, one: Floats, other: Floats) -> float | None:
@@ -129,5 +106,7 @@ def _agreement(decision: Decision, one: Floats, other: Floats) -> float | None:
     if decision.output == "sigmoid":
         same = (decision.present(one) == decision.present(other)).all(axis=1)
     else:
-        same = decision.classes(one) == decision.classes(other)
+        refused = decision.refused(one)
+        same = refused == decision.refused(other)
+        same &= refused | (decision.classes(one) == decision.classes(other))
     return float(same.mean())

@@ -1,7 +1,7 @@
-"""Metrics over rows: of numbers (regression), and of several labels at once (multi-label).
+"""Metrics over rows: of numbers (regression), of several labels at once, and of a label's scores.
 
 Without `counts` each row counts once. With the (n_resamples, n_rows) counts of
-`metrics.resample_counts` each metric gives one value a resample, in one vectorised call.
+`resampling.resample_counts` each metric gives one value a resample, in one vectorised call.
 """
 
 from __future__ import annotations
@@ -11,10 +11,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from deepspectrumlite.metrics import Floats, Ints, ratio
+from deepspectrumlite.metrics import Floats, Ints, macro_mean, ratio
 
 Counts = Ints | Floats
 Bools = npt.NDArray[np.bool_]
+
+# Of the scores of the label that is recognised; Guo et al. 2017, section 2.
+CALIBRATION_BINS = 15
 
 
 def mae(truth: Floats, predicted: Floats, counts: Counts | None = None) -> Floats:
@@ -105,6 +108,99 @@ def average_precision(truth: Bools, scores: Floats, counts: Counts | None = None
     return np.stack([_label_precision(t, s, weights) for t, s in columns], axis=-1)
 
 
+def label_auc(truth: Bools, scores: Floats, counts: Counts | None = None) -> Floats:
+    """(n, n_labels), (n, n_labels) -> (n_labels,), with counts (n_resamples, n_labels).
+
+    The area under the ROC curve of each label: the share of the pairs of a positive and a negative
+    row in which the positive one scores higher, ties counted half. 0.5 is chance. NaN for a label
+    without a positive or without a negative row. Hanley & McNeil, "The meaning and use of the area
+    under a receiver operating characteristic (ROC) curve", Radiology 143, 1982.
+
+    >>> truth, scores = np.array([[True], [False], [True]]), np.array([[0.9], [0.8], [0.3]])
+    >>> label_auc(truth, scores).tolist()
+    [0.5]
+    """
+    scores = _finite("scores", scores)
+    truth = _labelled(truth, "scores", scores)
+    weights = _weights(counts, len(truth))
+    columns = zip(truth.T, scores.T, strict=True)
+    return np.stack([_label_area(t, s, weights) for t, s in columns], axis=-1)
+
+
+def auc(truth: Ints, scores: Floats, counts: Counts | None = None) -> Floats:
+    """(n,), (n, n_classes) -> (), with counts (n_resamples,): macro AUC, one against the rest.
+
+    The mean over the classes of `label_auc`, each class against all others, so that each counts
+    alike however rare it is; a class without a row is left out. Fawcett, "An introduction to ROC
+    analysis", Pattern Recognition Letters 27, 2006, section 9 (there weighted by the class's size).
+
+    Args:
+        truth: (n,) class indices.
+        scores: (n, n_classes) the higher the surer.
+        counts: (n_resamples, n).
+
+    >>> scores = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.7, 0.3]])
+    >>> float(auc(np.array([0, 1, 1, 0]), scores))
+    1.0
+    """
+    scores = np.asarray(scores)
+    if scores.ndim != 2 or np.shape(truth) != scores.shape[:1]:
+        raise ValueError(
+            f"truth has shape {np.shape(truth)}, scores {scores.shape}; "
+            "they must be (n,) and (n, n_classes)"
+        )
+    classes = np.arange(scores.shape[1])
+    return macro_mean(label_auc(np.asarray(truth)[:, np.newaxis] == classes, scores, counts))
+
+
+def ece(
+    confidence: Floats,
+    right: Bools,
+    counts: Counts | None = None,
+    n_bins: int = CALIBRATION_BINS,
+) -> Floats:
+    """(n,), (n,) -> (), with counts (n_resamples,): expected calibration error.
+
+    `sum_b n_b / n |right_b - confidence_b|` over bins of equal width of the confidence, with the
+    share that is right and the mean confidence of each bin: how far, on the mean, "90 % sure" is
+    from being right in 90 % of the rows. Guo, Pleiss, Sun & Weinberger, "On Calibration of Modern
+    Neural Networks", ICML 2017, equation 3. Few rows make it too high, since the chance in each bin
+    adds up, and resamples make it higher still.
+
+    Args:
+        confidence: (n,) the highest score of each row, a probability.
+        right: (n,) whether that label is the true one.
+        counts: (n_resamples, n).
+        n_bins: how many bins.
+
+    Raises:
+        ValueError: a confidence is not between 0 and 1, or the arrays do not fit together.
+
+    >>> float(ece(np.array([0.75, 0.75, 1.0, 1.0]), np.array([True, False, True, True])))
+    0.125
+    """
+    confidence, right, bins = _binned(confidence, right, n_bins)
+    weights = _weights(counts, len(confidence))
+    gap = bins * (right - confidence)[:, np.newaxis]
+    return ratio(np.abs(weights @ gap).sum(axis=-1), weights.sum(axis=-1))
+
+
+def reliability(
+    confidence: Floats, right: Bools, n_bins: int = CALIBRATION_BINS
+) -> tuple[Floats, Floats, Ints]:
+    """(n,), (n,) -> mean confidence, share right, rows: (n_bins,) each, of the bins of `ece`.
+
+    The first two are NaN in a bin without a row: the reliability diagram of Guo et al. 2017.
+
+    >>> confidence, right, n = reliability(np.array([0.4, 0.6, 1.0]), np.ones(3, bool), n_bins=2)
+    >>> confidence.tolist(), right.tolist(), n.tolist()
+    ([0.4, 0.8], [1.0, 1.0], [1, 2])
+    """
+    confidence, right, bins = _binned(confidence, right, n_bins)
+    n_rows = bins.sum(axis=0)
+    return ratio(confidence @ bins, n_rows), ratio(right @ bins, n_rows), n_rows
+
+
 def label_f1(truth: Bools, decisions: Bools, counts: Counts | None = None) -> Floats:
     """(n, n_labels), (n, n_labels) -> (n_labels,), with counts (n_resamples, n_labels).
 
@@ -162,12 +258,65 @@ def _best_threshold(truth: Bools, scores: Floats, weights: Floats) -> float:
 
 def _label_precision(truth: Bools, scores: Floats, weights: Floats) -> Floats:
     """(n,), (n,), (..., n) -> (...): the average precision of one label."""
-    positives = _sum_ties(-scores, weights * truth)
-    found = positives.cumsum(axis=-1)
-    precision = ratio(found, _sum_ties(-scores, weights).cumsum(axis=-1))
+    if not truth.any():
+        return np.full(weights.shape[:-1], np.nan)
+    # From the highest score down, at each distinct score of a positive row.
+    positives, _, through = _at_positives(truth, -scores, weights)
     # Until its first row is drawn, a resample has no precision, and no positive either.
-    gained = np.where(positives > 0, positives * precision, 0)
-    return ratio(gained.sum(axis=-1), found[..., -1])
+    gained = np.where(positives > 0, positives * ratio(positives.cumsum(axis=-1), through), 0)
+    return ratio(gained.sum(axis=-1), positives.sum(axis=-1))
+
+
+def _label_area(truth: Bools, scores: Floats, weights: Floats) -> Floats:
+    """(n,), (n,), (..., n) -> (...): the area under the ROC curve of one label."""
+    if truth.all() or not truth.any():
+        return np.full(weights.shape[:-1], np.nan)
+    positives, before, through = _at_positives(truth, scores, weights)
+    found = positives.cumsum(axis=-1)
+    # Of the rows below and tied with each positive one, those that are negative.
+    below, reached = before - (found - positives), through - found
+    pairs = np.einsum("...i,...i->...", positives, (below + reached) / 2)
+    n_positive = found[..., -1]
+    return ratio(pairs, n_positive * (weights.sum(axis=-1) - n_positive))
+
+
+def _at_positives(truth: Bools, values: Floats, weights: Floats) -> tuple[Floats, Floats, Floats]:
+    """(n,), (n,), (..., n) -> at the distinct values of positive rows, ascending, (..., n_there).
+
+    The weight of the positive rows there; of all rows before that value; of all rows up to it.
+    """
+    order = np.argsort(values, kind="stable")
+    ordered, hit = values[order], np.flatnonzero(truth[order])
+    _, starts = np.unique(ordered[hit], return_index=True)
+    there = ordered[hit[starts]]
+    ranked = np.take(weights, order, axis=-1)
+    positives = np.add.reduceat(np.take(ranked, hit, axis=-1), starts, axis=-1)
+    total = np.cumsum(ranked, axis=-1)
+    through = np.take(total, np.searchsorted(ordered, there, side="right") - 1, axis=-1)
+    first = np.searchsorted(ordered, there)
+    before = np.where(first > 0, np.take(total, np.maximum(first - 1, 0), axis=-1), 0)
+    return positives, before, through
+
+
+def _binned(
+    confidence: npt.NDArray[Any], right: npt.NDArray[Any], n_bins: int
+) -> tuple[Floats, Bools, Ints]:
+    """Both (n,), checked, and (n, n_bins): 1 in the bin of each row, 0 elsewhere."""
+    confidence, right = _finite("confidence", confidence), _booleans("right", right)
+    if confidence.ndim != 1 or confidence.shape != right.shape or n_bins < 1:
+        raise ValueError(
+            f"confidence has shape {confidence.shape}, right {right.shape}; "
+            f"both must be (n,), and the {n_bins} bins at least 1"
+        )
+    # Probabilities in float32 can lie beyond 1 by a rounding error.
+    if len(confidence) and not -1e-5 <= confidence.min() <= confidence.max() <= 1 + 1e-5:
+        raise ValueError(
+            f"confidence reaches from {confidence.min():g} to {confidence.max():g}; "
+            "it must lie between 0 and 1"
+        )
+    # Each bin holds its upper end, the first one also 0.
+    bin_of_row = np.ceil(confidence * n_bins).astype(np.int64).clip(1, n_bins) - 1
+    return confidence, right, np.eye(n_bins, dtype=np.int64)[bin_of_row]
 
 
 def _correlation(a: Floats, b: Floats, weights: Floats) -> Floats:

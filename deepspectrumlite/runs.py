@@ -9,7 +9,7 @@ used, ``skipped.csv`` if recordings were skipped, ``history.jsonl``, ``curves.pn
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,17 +19,30 @@ import pandas as pd
 import torch
 
 from deepspectrumlite import __version__
+from deepspectrumlite.calibration import decision_report
 from deepspectrumlite.checkpoint import write_atomically
 from deepspectrumlite.config import DataSection, Recipe, parse_recipe
 from deepspectrumlite.data import Segments, scan
 from deepspectrumlite.decisions import Decision
 from deepspectrumlite.errors import ManifestError, ModelError, RecipeError, TrainingError
-from deepspectrumlite.evaluate import calibrate, evaluate_model
+from deepspectrumlite.evaluate import (
+    calibrate,
+    evaluate_model,
+    fit_decisions,
+    score_segments,
+)
 from deepspectrumlite.manifest import load_manifest, write_manifest
 from deepspectrumlite.metrics import RESAMPLES
-from deepspectrumlite.model import FORMAT, NUMBERS, Classifier, write_json
+from deepspectrumlite.model import (
+    FORMAT,
+    NUMBERS,
+    Classifier,
+    decide_by,
+    load_model,
+    write_json,
+)
 from deepspectrumlite.plots import plot_confusion, plot_history, plot_numbers
-from deepspectrumlite.predict import Recogniser, open_recogniser
+from deepspectrumlite.predict import Recogniser, model_folder, open_recogniser
 from deepspectrumlite.processes import Processes, choose_device
 from deepspectrumlite.progress import Progress, silent
 from deepspectrumlite.splits import make_splits, require_splits
@@ -166,6 +179,22 @@ def resume_run(
     return _train(out, scanned, Processes(choose_device(options.device)), progress, on_epoch)
 
 
+def was_started(out: Path, recipe: Recipe) -> bool:
+    """Whether a run of this recipe has begun in a folder, so that :func:`resume_run` goes on.
+
+    Raises:
+        TrainingError: a run of another recipe has
+    """
+    if not (out / PLAN).is_file():
+        return False
+    if parse_recipe(_read_plan(out)["recipe"], str(out / PLAN)) != _from_anywhere(recipe):
+        raise TrainingError(
+            f"{out}: made with other settings than these; choose another --out or --name, or "
+            "remove that folder"
+        )
+    return True
+
+
 def _train(
     out: Path,
     scanned: pd.DataFrame,
@@ -222,6 +251,7 @@ def evaluate_run(
     *,
     out: Path | None = None,
     n_resamples: int = RESAMPLES,
+    method: str = "percentile",
     threads: int = 1,
     progress: Progress = silent,
 ) -> tuple[dict[str, Any], Path]:
@@ -235,6 +265,7 @@ def evaluate_run(
         out: where to write; None: a folder named after the split, inside the run; or beside an
             exported file, ``drums-test`` for ``drums.tflite``
         n_resamples: of the bootstrap
+        method: of the intervals, "percentile" or "bca"
         threads: on which an exported file computes
         progress: told of every recording and batch
 
@@ -262,7 +293,7 @@ def evaluate_run(
     out.mkdir(parents=True, exist_ok=True)
     _write_skipped(skipped, out)
     report, predictions = evaluate_model(
-        recogniser, recipe, scanned, n_resamples=n_resamples, progress=progress
+        recogniser, recipe, scanned, n_resamples=n_resamples, method=method, progress=progress
     )
     report = {
         "split": split,
@@ -272,8 +303,82 @@ def evaluate_run(
     }
     write_json(out / "scores.json", report)
     predictions.to_csv(out / "predictions.csv", index=False)
-    _plot(report, predictions, recogniser.decision, data, out)
+    plot_scores(report, predictions, recogniser.decision, data, out)
     return report, out
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A model that was calibrated again, and what that gave where it was fitted.
+
+    ``decisions`` is the report of :func:`deepspectrumlite.calibration.decision_report` over the
+    ``n_files``; None where the model gives several labels.
+    """
+
+    model: Classifier
+    n_files: int
+    decisions: dict[str, Any] | None
+
+
+def calibrate_run(
+    source: Path,
+    manifest: Path | None = None,
+    split: str = "devel",
+    changes: Mapping[str, Any] | None = None,
+    options: Options = Options(),
+    *,
+    progress: Progress = silent,
+) -> Calibrated:
+    """Fit again what makes answers of a model's scores, and write it into the model's folder.
+
+    The network stays as it is. A file that was exported before is another copy: export it again.
+
+    Args:
+        source: a run or model folder
+        manifest: with a split column unless ``split`` is "all"; None: the run's own
+        split: to fit on: train, devel, test, or all
+        changes: of the recipe's ``[decision]``, by key
+        options: how to treat this manifest on this machine
+        progress: told of every recording
+
+    Raises:
+        ModelError: no model folder there, or one that gives numbers
+        RecipeError: ``[decision]`` cannot be changed so
+        ManifestError: the split is not there, or a label is unknown to the model
+        AudioError: a recording is bad, without ``options.skip_bad``
+    """
+    source = Path(source)
+    if source.is_file():
+        raise ModelError(
+            f"{source}: an exported file cannot be calibrated; calibrate the run folder that it "
+            "is from, then export it again"
+        )
+    folder = model_folder(source)
+    model = load_model(folder)
+    if model.recipe.model.output in NUMBERS:
+        raise ModelError(
+            f'{source}: its output is "{model.recipe.model.output}", which are numbers; allowed: '
+            '"softmax" or "sigmoid", whose scores are probabilities'
+        )
+    model = decide_by(model, dict(changes or {}))
+    data = model.recipe.data
+    table = load_labelled(manifest or _own_manifest(source), data, model.recipe.model.output)
+    if split != "all":
+        _check_has_splits(table, source)
+        require_splits(table, [split])
+        table = _rows(table, split)
+    scanned, _ = scan_split(table, data, options, progress)
+    processes = Processes(choose_device(options.device))
+    model.to(processes.device)
+    segments = _segments(scanned, model)
+    logits = score_segments(model, segments, processes, logits=True)
+    scores = fit_decisions(model, logits, segments)
+    model.to("cpu").save(folder)
+    decisions = None
+    if model.recipe.model.output == "softmax":
+        target = segments.target[np.unique(segments.file_index)]
+        decisions = decision_report(model.decision, model.recipe.decision, target, scores)
+    return Calibrated(model, len(scores), decisions)
 
 
 def _recipe_of(recogniser: Recogniser, source: Path) -> Recipe:
@@ -293,7 +398,7 @@ def _own_manifest(source: Path) -> Path:
     return used_manifest(source) or source.parent / "manifest.csv"
 
 
-def _plot(
+def plot_scores(
     report: dict[str, Any],
     predictions: pd.DataFrame,
     decision: Decision,

@@ -89,11 +89,11 @@ class Predictor:
         return predict_waveform(self, convert_audio(recording, sample_rate or own, own))
 
     def scores(self, waveform: np.ndarray) -> Waveform:
-        """Mean scores of (num_samples,) at the model's sample rate: (n_outputs,)."""
+        """Mean scores of (num_samples,) at the model's sample rate: (n_columns,)."""
         return self.predict(waveform).scores
 
     def score(self, segments: np.ndarray) -> Waveform:
-        """``(n_segments, segment_samples)`` -> ``(n_segments, n_outputs)``, both float32.
+        """``(n_segments, segment_samples)`` -> ``(n_segments, n_columns)``, both float32.
 
         Raises:
             AudioError: another shape, or samples that are not finite
@@ -126,7 +126,12 @@ def _open(path: Path, threads: int) -> tuple[Description, Run]:
     description = read_description(path)
     interpreter = open_litert(path, threads)
     inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
-    _check_shapes(description, path, [x["shape"] for x in inputs], [x["shape"] for x in outputs])
+    _check_shapes(
+        description,
+        path,
+        [x["shape"].tolist() for x in inputs],
+        [x["shape"].tolist() for x in outputs],
+    )
     return description, litert_run(interpreter)
 
 

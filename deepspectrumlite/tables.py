@@ -21,6 +21,9 @@ MAIN_METRICS = {"map": "MAP", "ccc": "CCC", "uar": "UAR"}
 _METRICS = {
     "accuracy": "accuracy",
     "macro_f1": "macro F1",
+    "weighted_f1": "weighted F1",
+    "auc": "AUC",
+    "ece": "ECE",
     "pearson": "Pearson r",
     "spearman": "Spearman rho",
     "mae": "MAE",
@@ -51,13 +54,13 @@ def epoch_printer() -> Callable[[dict[str, Any]], None]:
 
 
 def score_table(report: dict[str, Any]) -> Table:
-    """Metrics per file and per segment, each with its intervals."""
+    """Metrics per file, over groups and over files, and per segment, each with its intervals."""
+    from deepspectrumlite.scores import quoted, quoted_over
+
     per_file, per_segment = report["files"], report["segments"]
-    blocks = {"files": per_file, "segments": per_segment}
-    # A single group has no interval to show.
-    if per_file.get("by_group", {}).get("n_groups", 1) > 1:
-        by_group = per_file["by_group"]
-        blocks = {"files": per_file, f"{by_group['n_groups']} groups": by_group, **blocks}
+    # The intervals to quote first; fewer groups have none to show.
+    blocks = {quoted_over(per_file): quoted(per_file)} if quoted(per_file) is not per_file else {}
+    blocks |= {"files": per_file, "segments": per_segment}
     table = Table(title=f"{report['split']}: {per_file['n']} files, {per_segment['n']} segments")
     table.add_column("", overflow="fold")
     for name in blocks:
@@ -76,6 +79,8 @@ def _score_rows(block: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield title, with_interval(block[name], 2)
     for label, estimate in block.get("recall", {}).items():
         yield f"recall {label}", with_interval(estimate, 2)
+    for label, estimate in block.get("precision", {}).items():
+        yield f"precision {label}", with_interval(estimate, 2)
     for label, scores in block.get("labels", {}).items():
         yield f"F1 {label}", with_interval(scores["f1"], 2)
     for target, scores in block.get("targets", {}).items():
@@ -103,6 +108,8 @@ def prediction_writer(
     if as_json:
         return lambda p: typer.echo(json.dumps(p.to_json(segments=segments))) if p else None
     label = [] if decision.output == "linear" else ["label"]
+    # Sets that leave nothing out tell nothing.
+    label += ["set"] if decision.conformal and not segments else []
     header = ["path", *(["start", "end"] if segments else []), *label]
     make = _csv_writer if as_csv else _table_writer
     return make(decision, header, segments)
@@ -147,7 +154,7 @@ def _table_writer(
 
 
 def _rows(prediction: "Prediction | None", segments: bool) -> Iterator[list[Any]]:
-    """[path, (start, end,) (label,) scores by name] of a file or of each of its segments."""
+    """[path, (start, end,) (label, (set,)) scores by name] of a file or each of its segments."""
     if prediction is None:
         return
     found = prediction.to_json(segments=segments)
@@ -155,4 +162,5 @@ def _rows(prediction: "Prediction | None", segments: bool) -> Iterator[list[Any]
         times = [part["start"], part["end"]] if segments else []
         label = [part["label"]] if "label" in part else []
         label += [", ".join(part["labels"])] if "labels" in part else []
+        label += [", ".join(part["set"])] if "set" in part and prediction.decision.conformal else []
         yield [found["path"], *times, *label, part.get("scores", part.get("values"))]

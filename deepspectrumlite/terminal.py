@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -49,12 +49,21 @@ Overlap = Annotated[
 Recipe = Annotated[
     str, typer.Option(help=f"A TOML file, or one of: {', '.join(shipped_recipes())}.")
 ]
+Intervals = Annotated[
+    str, typer.Option(help="How 95 % intervals are drawn: percentile, or bca (bias-corrected).")
+]
 Device = Annotated[
     str, typer.Option(help="auto, cpu, cuda, cuda:1, mps; an exported file takes the CPU.")
 ]
 Threads = Annotated[
     int, typer.Option(min=1, max=256, help="CPU threads that an exported file runs on.")
 ]
+
+
+def check_choice(option: str, given: str, allowed: Sequence[str]) -> None:
+    """Refuse, as bad usage, what an option does not allow."""
+    if given not in allowed:
+        raise typer.BadParameter(f"{option} is {given!r}; allowed: {', '.join(allowed)}")
 
 
 @contextmanager

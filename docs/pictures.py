@@ -1,6 +1,11 @@
-"""Draw docs/pictures/*.png, from the bundled drum recordings: python docs/pictures.py."""
+"""Draw docs/pictures/*.png, from the bundled drum recordings: python docs/pictures.py.
+
+explain.png needs a trained model, that of `deepspectrumlite demo`, and is drawn alone:
+python docs/pictures.py runs/demo.
+"""
 
 import io
+import sys
 import tempfile
 from pathlib import Path
 
@@ -14,7 +19,10 @@ import deepspectrumlite
 from deepspectrumlite.audio import load_audio, pad_segment
 from deepspectrumlite.augment import Augmentation, cutmix, mixup, sap_policy
 from deepspectrumlite.config import Recipe, load_recipe
+from deepspectrumlite.explain import background_images, explain_recording
+from deepspectrumlite.explain_plots import explanation_figure
 from deepspectrumlite.frontend import FrontEnd
+from deepspectrumlite.model import load_model
 from deepspectrumlite.plots import new_figure
 from deepspectrumlite.preview import image_axes
 
@@ -209,6 +217,18 @@ def augmented(waveform: Tensor, recipe: Recipe, seeds: tuple[int, ...]) -> list[
     return images
 
 
+def explanation(run: Path) -> None:
+    """SHAP maps of a kick for two labels."""
+    model = load_model(run)
+    background = background_images(model, AUDIO.parent / "labels.csv")
+    kick = AUDIO / "BJA_Pacific__BJA_Pacific__BD_01.flac"
+    (found,) = explain_recording(model, kick, targets=["kick", "snare"], background=background)
+    # Not by save(): 128 colours are too few for the bars of three scales.
+    figure = explanation_figure(found, model)
+    picture = PICTURES / "explain.png"
+    figure.savefig(picture, dpi=1.25 * DPI, bbox_inches="tight", facecolor="white")
+
+
 def swap(seed: int = 12) -> torch.Generator:
     """With these seeds two segments become each other's partners."""
     return torch.Generator().manual_seed(seed)
@@ -255,4 +275,7 @@ def save(figure, name: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if len(sys.argv) > 1:
+        explanation(Path(sys.argv[1]))
+    else:
+        main()

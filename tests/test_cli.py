@@ -142,6 +142,10 @@ def test_evaluate_an_exported_file(run, exported, trained, tones, tmp_path):
     )
     assert by_file.pop("seen_in_training") is None
     assert by_folder.pop("seen_in_training") == 0
+    for block in ("files", "segments"):
+        # Of the scores themselves, which differ by a rounding error.
+        error, other = (report[block].pop("ece") for report in (by_file, by_folder))
+        assert error == pytest.approx(other, abs=1e-4)
     assert by_file == by_folder
 
 
@@ -218,16 +222,18 @@ def test_train_and_evaluate(run, tones, tiny_toml, tmp_path):
     uar = report["files"]["uar"]
     assert uar["value"] == pytest.approx(max(record["devel_uar"] for record in history))
     interval = f"{uar['value']:.3f} [{uar['low']:.3f}, {uar['high']:.3f}]"
-    assert f"UAR on devel: {interval} (95 % bootstrap interval over files)" in text
+    assert f"UAR on devel: {interval} (95 % bootstrap interval over 6 files)" in text
     assert "devel: 6 files, 12 segments" in text
     rows = {cells(line)[0]: cells(line)[1:] for line in text.splitlines() if line.startswith("│")}
     assert list(rows) == [
         "UAR",
         "accuracy",
         "macro F1",
-        "recall high",
-        "recall low",
-        "recall noise",
+        "weighted F1",
+        "AUC",
+        "ECE",
+        *[f"recall {label}" for label in ("high", "low", "noise")],
+        *[f"precision {label}" for label in ("high", "low", "noise")],
     ]
     for column, block in enumerate(("files", "segments")):
         recall = report[block]["recall"]["low"]
@@ -413,7 +419,9 @@ def test_recipe_schema(run):
     code, text, errors = run("recipe", "--schema")
     assert (code, errors) == (0, [])
     schema = json.loads(text)
-    assert list(schema["properties"]) == ["data", "frontend", "model", "augment", "train"]
+    assert list(schema["properties"]) == [
+        *("data", "frontend", "model", "augment", "train", "decision")
+    ]
     assert schema["$defs"]["TrainSection"]["properties"]["seed"]["minimum"] == 0
 
 

@@ -90,7 +90,7 @@ def test_not_toml_is_one_line(tmp_path, content):
 def test_unknown_section_lists_the_sections():
     assert message("training", epochs=3) == (
         "mine.toml: training is not a known key; "
-        "allowed: [data], [frontend], [model], [augment], [train]"
+        "allowed: [data], [frontend], [model], [augment], [train], [decision]"
     )
 
 
@@ -133,6 +133,9 @@ def test_unknown_key_lists_the_keys_of_its_section(section):
         ("train", "tensorboard", "yes", 'train.tensorboard is "yes"; allowed: boolean'),
         ("train", "momentum", 1.0, "train.momentum is 1.0; allowed: less than 1"),
         ("train", "average_decay", 1, "train.average_decay is 1; allowed: less than 1"),
+        ("decision", "coverage", 1, "decision.coverage is 1; allowed: less than 1"),
+        ("decision", "unknown", "entropy", "allowed: 'none', 'score' or 'energy'"),
+        ("decision", "false_rejection", 0, "false_rejection is 0; allowed: greater than 0"),
     ],
 )
 def test_wrong_values_name_the_key_the_value_and_what_is_allowed(section, key, value, text):
@@ -611,3 +614,14 @@ def test_a_gain_that_would_be_undone_is_refused():
     with pytest.raises(RecipeError, match="peak_normalise undoes any change of level; allowed: ga"):
         parse_recipe({"augment": {"gain_db": 6}})
     assert parse_recipe({"augment": {"gain_db": 6}, "frontend": {"peak_normalise": False}})
+
+
+@pytest.mark.parametrize("output", ["sigmoid", "linear", "ordinal"])
+def test_only_one_label_of_several_can_be_unknown(output):
+    values = {"model": {"output": output}, "decision": {"unknown": "score"}}
+    with pytest.raises(RecipeError, match=f'is "score", but model.output is "{output}"; allowed: '):
+        parse_recipe(values)
+    values["decision"]["unknown"] = "none"
+    assert parse_recipe(values).decision.coverage == 0.9
+    values |= {"model": {"output": "softmax"}, "decision": {"unknown": "energy"}}
+    assert parse_recipe(values).decision.unknown == "energy"

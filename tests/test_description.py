@@ -54,8 +54,35 @@ def test_it_is_read_as_it_was_written(make_recipe, output):
         model.decision, thresholds=list(model.decision.thresholds)
     )
     assert parse_recipe(found.recipe) == recipe
-    assert found.temperature == {"softmax": 1.0, "sigmoid": 1.5}.get(output)
+    assert found.temperature == {"softmax": 1.0, "sigmoid": [1.5, 1.5]}.get(output)
     assert (found.precision, found.stream) == ("int8", {"smoothing": "ema"})
+
+
+@pytest.mark.parametrize("unknown", ["score", "energy"])
+def test_sets_and_refusals_are_carried(make_recipe, unknown):
+    recipe = make_recipe("model.backbone=lcnet_035", f"decision.unknown={unknown}")
+    model = Classifier(recipe, ["a", "b"])
+    assert describe(model).conformal is None
+    model.conformal.fill_(0.25)
+    if unknown == "score":
+        model.score_below.fill_(0.75)
+    written = describe(model)
+    found = Description.from_json(written.to_json())
+    assert found == written
+    assert (found.unknown, found.conformal) == (unknown, 0.25)
+    assert found.unknown_below == (0.75 if unknown == "score" else 0.0)
+    scores = np.array([0.7, 0.3, 0.5][: len(found.decision.columns)])
+    assert found.decision.describe(scores) == model.decision.describe(scores)
+    assert found.decision.answer(scores) == ["unknown"]
+
+
+def test_a_file_from_before_decisions_is_read():
+    values = json.loads(make().to_json())
+    for key in ("unknown", "unknown_below", "conformal"):
+        del values[key]
+    assert Description.from_json(json.dumps(values)) == dataclasses.replace(
+        make(), thresholds=[], values=[]
+    )
 
 
 def test_it_cuts_as_the_recipe_does(make_recipe):
@@ -91,6 +118,11 @@ def test_defaults_and_unknown_keys():
         ({"output": "sigmoid", "thresholds": [0.5]}, "1 thresholds for 2 labels"),
         ({"output": "ordinal"}, "0 values for 2 labels"),
         ({"temperature": -1}, "temperature is -1"),
+        ({"temperature": [1.0, 0]}, r"temperature is \[1.0, 0\]"),
+        ({"temperature": [1.0]}, "1 temperatures for 2 labels"),
+        ({"unknown": "maybe"}, 'unknown is "maybe"'),
+        ({"unknown_below": None}, "unknown_below is null"),
+        ({"conformal": "0.1"}, 'conformal is "0.1"'),
         ({"recipe": []}, r"recipe is \[\]"),
         ({"stream": 3}, "stream is 3"),
         ({"format": "1"}, 'format is "1"'),

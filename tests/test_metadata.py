@@ -16,6 +16,7 @@ from mediapipe.tasks.python.components.containers import AudioData
 from mediapipe.tasks.python.core.base_options import BaseOptions
 
 from deepspectrumlite.description import Description, read_description
+from deepspectrumlite.errors import ModelError
 from deepspectrumlite.metadata import add_tflite_metadata, describe, write_metadata
 from deepspectrumlite.model import load_model
 from deepspectrumlite.runtime import Predictor
@@ -196,3 +197,16 @@ def test_the_same_model_gives_the_same_file_and_digest(trained, bare, tmp_path):
     with torch.no_grad():
         model.head[0].bias[0] += 1e-6
     assert describe(model).digest != digest
+
+
+def test_the_score_of_being_unknown_is_named_last(exported, tmp_path):
+    path = tmp_path / "a.tflite"
+    path.write_bytes(exported.read_bytes())
+    settings = json.loads(read_description(path).to_json()) | {"unknown": "energy"}
+    write_metadata(path, Description.from_json(json.dumps(settings)))
+    with zipfile.ZipFile(path) as archive:
+        assert archive.read("labels.txt") == b"high\nlow\nnoise\nunknown\n"
+    assert read_description(path).labels == ["high", "low", "noise"]
+    # Which this graph does not have.
+    with pytest.raises(ModelError, match=r"gives \[\[\[1, 4000\]\], \[\[1, 3\]\]\], but its desc"):
+        Predictor(path)

@@ -10,12 +10,13 @@ from torch import nn
 
 from deepspectrumlite import __version__
 from deepspectrumlite.config import ModelSection, parse_recipe
-from deepspectrumlite.errors import ModelError
+from deepspectrumlite.errors import ModelError, RecipeError
 from deepspectrumlite.model import (
     ACTIVATIONS,
     FORMAT,
     AReLU,
     Classifier,
+    decide_by,
     load_model,
     make_head,
     model_folder,
@@ -233,7 +234,7 @@ def trained_model(output, labels=("1", "2", "10")):
 @pytest.mark.parametrize(
     ("output", "n_outputs", "buffers"),
     [
-        ("softmax", 3, {"temperature"}),
+        ("softmax", 3, {"temperature", "conformal"}),
         ("sigmoid", 3, {"temperature", "thresholds"}),
         ("linear", 3, {"offset", "scale"}),
         ("ordinal", 1, {"offset", "scale"}),
@@ -308,6 +309,99 @@ def test_another_output_than_trained_is_refused(tmp_path, was, now):
     assert "model.safetensors: not the weights of its recipe: " in refused(tmp_path)
 
 
+def deciding_model(unknown, **more):
+    recipe = small_recipe().model_dump()
+    recipe["decision"] |= {"unknown": unknown, **more}
+    torch.manual_seed(0)
+    model = Classifier(parse_recipe(recipe), LABELS).eval()
+    model.temperature.fill_(1.7)
+    return model
+
+
+def test_the_score_of_being_unknown_is_one_half_at_the_bound_of_the_energy():
+    model, waveform = deciding_model("energy"), noise()
+    with torch.no_grad():
+        logits = model.logits(model.frontend(waveform)).double()
+    # Liu et al. 2020, eq. 4: the free energy, at the temperature of the scores.
+    energy = -1.7 * torch.log(torch.exp(logits / 1.7).sum(dim=1))
+    evidence = -energy / 1.7
+    # Until it is fitted, nothing is refused, and the scores are as without.
+    before = scores(model, waveform)
+    assert before.shape == (3, 4)
+    assert (before[:, -1] == 0).all()
+    torch.testing.assert_close(before[:, :3], scores(deciding_model("none"), waveform))
+    for bound in (evidence[0], evidence[1] + 2, evidence[2] - 30):
+        model.energy_below.fill_(bound)
+        found = scores(model, waveform)
+        torch.testing.assert_close(found[:, :3], before[:, :3])
+        expected = torch.sigmoid(bound - evidence).float()
+        torch.testing.assert_close(found[:, 3], expected, rtol=1e-4, atol=1e-7)
+    # On either side of the bound, however little.
+    for shift, answer in ((1e-3, True), (-1e-3, False)):
+        model.energy_below.fill_(evidence[0] + shift)
+        assert model.decision.refused(scores(model, waveform).numpy())[0] == answer
+
+
+@pytest.mark.parametrize("level", [-80.0, 80.0])
+def test_the_score_of_being_unknown_is_finite_for_extreme_logits(level):
+    model = deciding_model("energy")
+    model.energy_below.fill_(3.0)
+    found = model.scores(torch.tensor([[level, level - 1, 0.0]]))
+    assert torch.isfinite(found).all()
+    assert found[0, 3] == pytest.approx(0 if level > 0 else 0.9526, abs=1e-4)
+
+
+@pytest.mark.parametrize("unknown", ["none", "score", "energy"])
+def test_what_decides_is_saved_with_the_model(tmp_path, unknown):
+    before = deciding_model(unknown)
+    before.conformal.fill_(0.125)
+    if unknown != "none":
+        getattr(before, f"{unknown}_below").fill_(0.375)
+    before.save(tmp_path)
+    after = load_model(tmp_path)
+    assert after.decision == before.decision
+    assert after.decision.conformal == 0.125
+    assert after.decision.unknown == unknown
+    assert after.decision.unknown_below == (0.375 if unknown == "score" else 0.0)
+    assert torch.equal(scores(after, noise()), scores(before, noise()))
+    # Another way to decide begins without what was fitted for this one.
+    other = "score" if unknown == "energy" else "energy"
+    changed = decide_by(after, {"unknown": other, "coverage": 0.5})
+    assert changed.recipe.decision.coverage == 0.5
+    assert changed.recipe.decision.unknown == other
+    assert changed.decision.unknown_below == 0.0
+    assert not changed.decision.refused(scores(changed, noise()).numpy()).any()
+    assert torch.equal(scores(changed, noise())[:, :3], scores(before, noise())[:, :3])
+
+
+@pytest.mark.parametrize("output", ["softmax", "sigmoid"])
+def test_a_folder_from_before_decisions_is_read(tmp_path, output):
+    before = trained_model(output)
+    before.save(tmp_path)
+    rewrite(tmp_path / "recipe.json", lambda described: described.pop("decision"))
+    state = load_file(tmp_path / "model.safetensors")
+    state.pop("conformal", None)
+    state["temperature"] = torch.tensor(0.8)  # one for all labels
+    save_file(state, tmp_path / "model.safetensors", {"labels": json.dumps(before.labels)})
+    after = load_model(tmp_path)
+    assert after.decision == before.decision
+    assert after.decision.conformal is None
+    assert torch.equal(scores(after, noise()), scores(before, noise()))
+    after.temperature[...] = 0.9  # not a view of one number
+    after.save(tmp_path)
+    assert load_model(tmp_path).temperature.shape == before.temperature.shape
+
+
+def test_a_real_label_cannot_be_named_as_what_is_none_of_them():
+    recipe = small_recipe().model_dump()
+    Classifier(parse_recipe(recipe), ["dog", "unknown"])
+    recipe["decision"]["unknown"] = "score"
+    with pytest.raises(ModelError, match=r'decision\.unknown is "score", but "unknown" is one of'):
+        Classifier(parse_recipe(recipe), ["dog", "unknown"])
+    with pytest.raises(RecipeError, match=r"decision\.unknown.*model\.output \"softmax\""):
+        decide_by(trained_model("sigmoid"), {"unknown": "energy"})
+
+
 def test_saving_again_replaces_the_model(saved):
     other = small_model(seed=9, labels=["a", "b"])
     other.save(saved)
@@ -330,7 +424,8 @@ def test_folder_holds_text_and_safetensors_and_no_pickle(saved):
     assert json.loads(metadata["labels"]) == LABELS
     assert set(metadata) == {"labels"}
     # The front-end's tables follow from the recipe.
-    assert {name.split(".")[0] for name in names} == {"backbone", "head", "temperature"}
+    own = {"backbone", "head", "temperature", "conformal"}
+    assert {name.split(".")[0] for name in names} == own
 
 
 def test_a_run_folder_is_as_good_as_its_model_folder(saved):

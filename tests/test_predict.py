@@ -146,6 +146,24 @@ def test_json_of_each_output(make_recipe, monkeypatch, recording, output, segmen
     assert found.label == ", ".join(labels)
 
 
+def test_json_of_a_set_and_of_a_recording_that_is_none_of_the_labels(
+    make_recipe, monkeypatch, recording
+):
+    recipe = make_recipe("decision.unknown=energy")
+    model = Classifier(recipe, LABELS["softmax"]).eval()
+    model.conformal.fill_(0.25)
+    segments = [[0.75, 0.125, 0.125, 0.375], [0.0, 1.0, 0.0, 0.75]]
+    monkeypatch.setattr(model, "forward", lambda waveform: torch.tensor(segments))
+    found = predict_file(TorchRecogniser(model), recording(np.ones(6000, np.float32)))
+    assert (found.label, found.labels) == ("unknown", ["unknown"])
+    row = found.to_json(segments=True)
+    assert row["set"] == ["snare", "kick"]
+    assert row["scores"] == {"kick": 0.375, "snare": 0.5625, "tom": 0.0625, "unknown": 0.5625}
+    # Sets are promised for recordings, not for segments.
+    assert [set(part) for part in row["segments"]] == [{"start", "end", "label", "scores"}] * 2
+    assert [part["label"] for part in row["segments"]] == ["kick", "unknown"]
+
+
 def test_nothing_above_a_threshold(make_recipe, monkeypatch, recording):
     model = with_scores(make_recipe, monkeypatch, "sigmoid", [0.0, 0.125, 0.5])
     found = predict_file(TorchRecogniser(model), recording(np.ones(4000, np.float32)))

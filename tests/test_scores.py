@@ -6,27 +6,42 @@ import numpy as np
 import pytest
 from helpers import draw_speakers, random_files
 
+from deepspectrumlite.decisions import Decision
+from deepspectrumlite.intervals import bca_interval
 from deepspectrumlite.metrics import (
     accuracy,
-    bootstrap,
     confusion_matrix,
     interval,
     macro_f1,
     macro_mean,
+    precisions,
     recalls,
-    resample_counts,
     uar,
+    weighted_f1,
 )
+from deepspectrumlite.resampling import bootstrap, resample_counts
 from deepspectrumlite.row_metrics import (
+    auc,
     average_precision,
     ccc,
+    ece,
     label_f1,
     mae,
     pearson,
     rmse,
     spearman,
 )
-from deepspectrumlite.scores import classification_report, multilabel_report, regression_report
+from deepspectrumlite.scores import (
+    classification_report,
+    multilabel_report,
+    quoted,
+    quoted_over,
+    regression_report,
+    score_report,
+)
+from deepspectrumlite.tables import score_table, with_interval
+
+INTERVAL = {"method": "percentile", "n_resamples": 1000, "level": 0.95}
 
 
 def test_report_agrees_with_its_parts():
@@ -34,16 +49,120 @@ def test_report_agrees_with_its_parts():
     report = classification_report(truth, predicted, ["a", "b", "c"], n_resamples=500, seed=3)
     matrix = confusion_matrix(truth, predicted, 3)
     samples = bootstrap(truth, predicted, 3, n_resamples=500, seed=3)
-    assert list(report) == ["n", "uar", "accuracy", "macro_f1", "recall", "confusion"]
+    metrics = {"uar": uar, "accuracy": accuracy, "macro_f1": macro_f1, "weighted_f1": weighted_f1}
+    assert list(report) == ["n", "interval", *metrics, "recall", "precision", "confusion"]
     assert report["n"] == 40
+    assert report["interval"] == INTERVAL | {"n_resamples": 500}
     assert report["confusion"] == matrix.tolist()
-    for name, metric in [("uar", uar), ("accuracy", accuracy), ("macro_f1", macro_f1)]:
-        low, high = interval(metric(samples))
-        assert report[name] == {"value": metric(matrix), "low": low, "high": high, "level": 0.95}
-        assert low < metric(matrix) < high
-    low, high = interval(recalls(samples)[:, 1])
-    expected = {"value": recalls(matrix)[1], "low": low, "high": high, "level": 0.95}
-    assert report["recall"]["b"] == expected
+    for name, metric in metrics.items():
+        assert report[name] == estimate(metric(matrix), metric(samples), 40)
+        assert report[name]["low"] < metric(matrix) < report[name]["high"]
+    # As widely as the files with that class, or predicted as it, are few.
+    for name, metric, classes in (
+        ("recall", recalls, truth),
+        ("precision", precisions, predicted),
+    ):
+        expected = estimate(metric(matrix)[1], metric(samples)[:, 1], (classes == 1).sum())
+        assert report[name]["b"] == expected
+
+
+def random_scores(truth, n_classes=3):
+    rng = np.random.default_rng(8)
+    scores = rng.dirichlet(np.ones(n_classes), len(truth))
+    scores[np.arange(len(truth)), truth] += 0.4
+    return scores / scores.sum(axis=1, keepdims=True)
+
+
+def test_scores_add_auc_and_ece():
+    truth = np.random.default_rng(2).integers(0, 3, 50)
+    scores, groups = random_scores(truth), np.arange(50) // 5
+    decision, target = Decision("softmax", ["a", "b", "c"]), np.eye(3)[truth]
+    report = score_report(decision, target, scores, groups=groups, n_resamples=200, seed=1)
+    predicted, confidence = scores.argmax(axis=1), scores.max(axis=1)
+    for block, units in [(report, np.arange(50)), (report["by_group"], groups)]:
+        n_units = len(np.unique(units))
+        counts = resample_counts(50, units=units, n_resamples=200, seed=1)
+        expected = estimate(auc(truth, scores), auc(truth, scores, counts), n_units)
+        assert block["auc"] == pytest.approx(expected)
+        right = predicted == truth
+        value, samples = ece(confidence, right), ece(confidence, right, counts)
+        without = (units != np.unique(units)[:, None]).astype(int)
+        low, high = bca_interval(value, samples, ece(confidence, right, without), n_units=n_units)
+        expected = {"value": value, "low": low, "high": high, "level": 0.95}
+        assert block["ece"] == pytest.approx(expected)
+    alone = classification_report(truth, predicted, ["a", "b", "c"])
+    assert not {"auc", "ece"} & set(alone)
+
+
+def test_ordered_labels_have_no_probabilities():
+    decision = Decision("ordinal", ["low", "mid", "high"], values=[0, 1, 2])
+    target = np.arange(30)[:, None] % 3 * 1.0
+    scores = target + np.random.default_rng(0).normal(size=(30, 1))
+    report = score_report(decision, target, scores, groups=np.arange(30) // 5, n_resamples=50)
+    assert {"uar", "recall"} < set(report["classes"])
+    assert not {"auc", "ece"} & set(report["classes"])
+    assert "by_group" in report["classes"]
+    assert set(quoted(report)) - {"classes"} == set(report["by_group"])
+    assert quoted(report)["classes"] is report["classes"]["by_group"]
+
+
+def test_bca_is_of_the_jackknife_over_what_is_drawn():
+    truth, predicted = random_files(1, n_classes=3)
+    groups = np.arange(40) // 5
+    options = {"n_resamples": 500, "seed": 3}
+    report = classification_report(
+        truth, predicted, ["a", "b", "c"], groups=groups, method="bca", **options
+    )
+    assert report["interval"] == {"method": "bca", "n_resamples": 500, "level": 0.95}
+    for block, units in [(report, np.arange(40)), (report["by_group"], groups)]:
+        names = np.unique(units)
+        matrices = [
+            confusion_matrix(truth[units != name], predicted[units != name], 3) for name in names
+        ]
+        drawn = None if block is report else groups
+        samples = bootstrap(truth, predicted, 3, groups=drawn, **options)
+        for key, metric in (("uar", uar), ("weighted_f1", weighted_f1)):
+            value = metric(confusion_matrix(truth, predicted, 3))
+            without = metric(np.array(matrices))
+            ends = bca_interval(value, metric(samples), without, n_units=len(names))
+            assert (block[key]["low"], block[key]["high"]) == pytest.approx(ends)
+    plain = classification_report(truth, predicted, ["a", "b", "c"], **options)
+    assert report["uar"]["low"] != plain["uar"]["low"]
+
+
+def test_the_other_reports_have_bca_too():
+    truth, predicted, groups = random_targets()
+    found = regression_report(truth, predicted, ["x", "y"], groups=groups, method="bca")
+    counts = resample_counts(60, units=groups)
+    without = (groups != np.arange(12)[:, None]).astype(int)
+    column = truth[:, 1], predicted[:, 1]
+    ends = bca_interval(ccc(*column), ccc(*column, counts), ccc(*column, without), n_units=12)
+    y = found["by_group"]["targets"]["y"]["ccc"]
+    assert (y["low"], y["high"]) == pytest.approx(ends)
+    truth, scores, _ = random_sounds()
+    found = multilabel_report(truth, scores, np.full(3, 0.5), list("abc"), method="bca")
+    value, *samples = (
+        macro_mean(average_precision(truth, scores, counts))
+        for counts in (None, resample_counts(60), 1 - np.eye(60, dtype=int))
+    )
+    ends = bca_interval(value, *samples, n_units=60)
+    assert (found["map"]["low"], found["map"]["high"]) == pytest.approx(ends)
+    with pytest.raises(ValueError, match="method is 'normal'; it must be one of percentile, bca"):
+        multilabel_report(truth, scores, np.full(3, 0.5), list("abc"), method="normal")
+
+
+def test_what_to_quote():
+    truth, predicted = random_files(0)
+    names = list("abcde")
+    plain = classification_report(truth, predicted, names, n_resamples=20)
+    assert quoted(plain) is plain
+    assert quoted_over(plain) == "40 files"
+    for n_groups in (4, 5):
+        groups = np.arange(40) % n_groups
+        report = classification_report(truth, predicted, names, groups=groups, n_resamples=20)
+        assert quoted(report) is (report if n_groups == 4 else report["by_group"])
+        assert quoted(report)["uar"]["low"] is not None
+        assert quoted_over(report) == ("40 files" if n_groups == 4 else "5 groups")
 
 
 def test_report_is_json_with_null_for_what_is_unknown():
@@ -66,7 +185,7 @@ def test_report_by_group_draws_groups():
     assert "warning" not in by_group
     assert by_group["uar"]["value"] == report["uar"]["value"]
     samples = bootstrap(truth, predicted, 2, groups=names)
-    assert (by_group["uar"]["low"], by_group["uar"]["high"]) == interval(uar(samples))
+    assert (by_group["uar"]["low"], by_group["uar"]["high"]) == interval(uar(samples), n_units=30)
 
     def width(estimate):
         return estimate["high"] - estimate["low"]
@@ -74,36 +193,42 @@ def test_report_by_group_draws_groups():
     assert width(by_group["uar"]) > 1.3 * width(report["uar"])
 
 
-@pytest.mark.parametrize(("n_groups", "warned"), [(2, True), (4, True), (5, False)])
-def test_few_groups_warn(n_groups, warned):
+@pytest.mark.parametrize("n_groups", [1, 2, 4])
+def test_few_groups_have_no_intervals_and_a_warning(n_groups):
     truth, predicted = random_files(0)
     report = classification_report(
         truth, predicted, list("abcde"), groups=np.arange(40) % n_groups, n_resamples=50
     )
-    warning = report["by_group"].get("warning", "")
-    assert warning.startswith(f"only {n_groups} groups: ") == warned
-    assert report["by_group"]["uar"]["low"] < report["by_group"]["uar"]["high"]
-
-
-def test_a_single_group_has_no_intervals():
-    truth, predicted = random_files(0)
-    report = classification_report(truth, predicted, list("abcde"), groups=np.zeros(40, dtype=int))
     by_group = report["by_group"]
-    assert by_group["warning"].startswith("only 1 group: no interval")
+    noun = "group" if n_groups == 1 else "groups"
+    assert by_group["warning"].startswith(f"only {n_groups} {noun}: too few for intervals")
     for estimate in [by_group["uar"], by_group["accuracy"], *by_group["recall"].values()]:
         assert estimate["low"] is estimate["high"] is None
         assert 0 < estimate["value"] <= 1
     assert report["uar"]["low"] is not None
 
 
-def test_a_class_of_a_single_group_has_no_interval_over_groups():
-    truth = np.array([0, 0, 0, 0, 1, 1])
-    predicted = np.array([0, 1, 0, 0, 1, 0])
-    groups = np.array([0, 0, 1, 1, 2, 2])
+def test_five_groups_have_intervals_and_no_warning():
+    truth, predicted = random_files(0)
+    groups = np.arange(40) % 5
+    report = classification_report(truth, predicted, list("abcde"), groups=groups)
+    assert "warning" not in report["by_group"]
+    assert report["by_group"]["uar"]["low"] < report["by_group"]["uar"]["high"]
+
+
+def test_a_class_of_few_groups_has_no_interval_over_groups():
+    # Class a in all of seven groups, b in four of them.
+    truth = np.array([0] * 14 + [1] * 8)
+    predicted = np.where(np.arange(22) % 3, truth, 1 - truth)
+    groups = np.concatenate([np.repeat(np.arange(7), 2), np.repeat(np.arange(4), 2)])
     report = classification_report(truth, predicted, ["a", "b"], groups=groups)
-    assert report["recall"]["b"]["low"] == 0.0
+    assert report["recall"]["b"]["low"] is not None
     assert report["by_group"]["recall"]["b"]["low"] is None
-    assert report["by_group"]["recall"]["a"]["low"] == 0.5
+    assert report["by_group"]["recall"]["a"]["low"] is not None
+    # A single file is all there is with class c.
+    truth[-1] = 2
+    report = classification_report(truth, predicted, ["a", "b", "c"])
+    assert report["recall"]["c"]["low"] is None
 
 
 def test_report_refuses_repeated_labels_and_no_files():
@@ -135,20 +260,20 @@ def random_sounds(seed=0, n=60):
     return truth, 0.3 * truth + noise, groups
 
 
-def estimate(value, samples):
-    low, high = interval(samples)
+def estimate(value, samples, n_units):
+    low, high = interval(samples, n_units=n_units)
     return {"value": float(value), "low": low, "high": high, "level": 0.95}
 
 
-def check_numbers(report, truth, predicted, counts):
+def check_numbers(report, truth, predicted, counts, n_units):
     columns = list(zip(truth.T, predicted.T, strict=True))
     for key, metric in OF_NUMBERS.items():
         values = [metric(t, p) for t, p in columns]
         samples = [metric(t, p, counts) for t, p in columns]
-        assert report[key] == estimate(np.mean(values), np.mean(samples, axis=0))
+        assert report[key] == estimate(np.mean(values), np.mean(samples, axis=0), n_units)
         assert report[key]["low"] < report[key]["value"] < report[key]["high"]
         for name, value, sample in zip(["x", "y"], values, samples, strict=True):
-            assert report["targets"][name][key] == estimate(value, sample)
+            assert report["targets"][name][key] == estimate(value, sample, n_units)
 
 
 @pytest.mark.parametrize("with_units", [False, True])
@@ -159,14 +284,13 @@ def test_regression_report_agrees_with_its_parts(with_units):
         truth, predicted, ["x", "y"], units=units, groups=groups, n_resamples=300, seed=3
     )
     by_group = report.pop("by_group")
-    assert list(report) == ["n", *OF_NUMBERS, "targets"]
+    assert list(report) == ["n", "interval", *OF_NUMBERS, "targets"]
     assert list(by_group) == ["n_groups", *OF_NUMBERS, "targets"]
     assert (report["n"], by_group["n_groups"]) == (60, 12)
-    check_numbers(
-        report, truth, predicted, resample_counts(60, units=units, n_resamples=300, seed=3)
-    )
+    drawn = resample_counts(60, units=units, n_resamples=300, seed=3)
+    check_numbers(report, truth, predicted, drawn, 30 if with_units else 60)
     drawn = resample_counts(60, units=groups, n_resamples=300, seed=3)
-    check_numbers(by_group, truth, predicted, drawn)
+    check_numbers(by_group, truth, predicted, drawn, 12)
     widths = [r["mae"]["high"] - r["mae"]["low"] for r in (report, by_group)]
     assert widths[1] > 1.2 * widths[0]
 
@@ -184,16 +308,19 @@ def test_regression_report_is_json_with_null_for_what_is_unknown():
     assert report["ccc"]["value"] == pytest.approx(report["targets"]["x"]["ccc"]["value"] / 2)
 
 
-def check_labels(report, truth, scores, counts):
+def check_labels(report, truth, scores, counts, units):
+    n_units = len(np.unique(units))
     decisions = scores >= [0.3, 0.5, 0.7]
     precision = average_precision(truth, scores), average_precision(truth, scores, counts)
     f1 = label_f1(truth, decisions), label_f1(truth, decisions, counts)
-    assert report["map"] == estimate(*map(macro_mean, precision))
-    assert report["macro_f1"] == estimate(*map(macro_mean, f1))
+    assert report["map"] == estimate(*map(macro_mean, precision), n_units)
+    assert report["macro_f1"] == estimate(*map(macro_mean, f1), n_units)
     for i, label in enumerate("abc"):
         found = report["labels"][label]
-        assert found["average_precision"] == estimate(precision[0][i], precision[1][:, i])
-        assert found["f1"] == estimate(f1[0][i], f1[1][:, i])
+        n_with = len(np.unique(units[truth[:, i]]))
+        expected = estimate(precision[0][i], precision[1][:, i], n_with)
+        assert found["average_precision"] == expected
+        assert found["f1"] == estimate(f1[0][i], f1[1][:, i], n_with)
         assert found["f1"]["low"] < found["f1"]["value"] < found["f1"]["high"]
 
 
@@ -204,14 +331,15 @@ def test_multilabel_report_agrees_with_its_parts(with_units):
     options = {"units": units, "groups": groups, "n_resamples": 300, "seed": 3}
     report = multilabel_report(truth, scores, np.array([0.3, 0.5, 0.7]), list("abc"), **options)
     by_group = report.pop("by_group")
-    assert list(report) == ["n", "map", "macro_f1", "labels"]
+    assert list(report) == ["n", "interval", "map", "macro_f1", "labels"]
     assert list(by_group) == ["n_groups", "map", "macro_f1", "labels"]
     assert (report["n"], by_group["n_groups"]) == (60, 12)
     assert [report["labels"][label]["threshold"] for label in "abc"] == [0.3, 0.5, 0.7]
     assert [report["labels"][label]["positives"] for label in "abc"] == truth.sum(axis=0).tolist()
-    check_labels(report, truth, scores, resample_counts(60, units=units, n_resamples=300, seed=3))
+    drawn = resample_counts(60, units=units, n_resamples=300, seed=3)
+    check_labels(report, truth, scores, drawn, np.arange(60) if units is None else units)
     drawn = resample_counts(60, units=groups, n_resamples=300, seed=3)
-    check_labels(by_group, truth, scores, drawn)
+    check_labels(by_group, truth, scores, drawn, groups)
     assert list(by_group["labels"]["a"]) == ["average_precision", "f1"]
 
 
@@ -256,7 +384,7 @@ def test_the_other_reports_treat_few_units_alike(make, key):
         warning = by_group.get("warning", "")
         assert warning.startswith(f"only {n_groups} {noun}: ") == warned
         assert by_group[key]["value"] == report[key]["value"] is not None
-        assert (by_group[key]["low"] is None) == (n_groups == 1)
+        assert (by_group[key]["low"] is None) == warned
     alone = make(units=np.zeros(60))
     assert alone[key]["low"] is alone[key]["high"] is None
     nested = next(iter(alone["targets" if key == "ccc" else "labels"].values()))
@@ -302,3 +430,20 @@ def test_multilabel_report_names_what_is_wrong(change, message):
     with pytest.raises(ValueError, match=message) as caught:
         multilabel_report(**given | change)
     assert "\n" not in str(caught.value)
+
+
+def test_the_table_shows_groups_first_and_only_enough_of_them():
+    truth, predicted = random_files(0)
+    names = list("abcde")
+    for n_groups, columns in ((4, ["files", "segments"]), (5, ["5 groups", "files", "segments"])):
+        block = classification_report(
+            truth, predicted, names, groups=np.arange(40) % n_groups, n_resamples=20
+        )
+        table = score_table({"split": "test", "files": block, "segments": block})
+        assert [column.header for column in table.columns[1:]] == columns
+        cells = [list(column.cells) for column in table.columns]
+        titles = ["UAR", "accuracy", "macro F1", "weighted F1"]
+        titles += [f"{kind} {name}" for kind in ("recall", "precision") for name in names]
+        assert cells[0] == titles
+        assert cells[1][0] == with_interval(quoted(block)["uar"], 2)
+        assert cells[-2][-1] == with_interval(block["precision"]["e"], 2)

@@ -1,0 +1,457 @@
+"""One system on every fold: trained, chosen on devel, tested, and pooled.
+
+An experiment is a folder with ``folds/`` (see :mod:`deepspectrumlite.folds`) and a folder for each
+system, which holds a folder for each fold (a run, or a baseline, with ``devel/`` and ``test/``),
+and over all of them ``scores.json``, ``predictions.csv``, a picture, and ``system.json``.
+"""
+
+import itertools
+import json
+import tomllib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from deepspectrumlite import __version__
+from deepspectrumlite.baselines import SYSTEMS, TITLES, run_baseline
+from deepspectrumlite.config import Recipe, load_recipe, shipped_recipes
+from deepspectrumlite.decisions import Decision
+from deepspectrumlite.errors import RecipeError, TrainingError
+from deepspectrumlite.evaluate import find_groups
+from deepspectrumlite.features import Features, extract, read_features, write_features
+from deepspectrumlite.folds import check_same_recordings, make_folds, read_folds, write_folds
+from deepspectrumlite.metrics import RESAMPLES
+from deepspectrumlite.model import NUMBERS, write_json
+from deepspectrumlite.progress import Progress, silent
+from deepspectrumlite.runs import (
+    Options,
+    evaluate_run,
+    plot_scores,
+    read_scanned,
+    resume_run,
+    scan_split,
+    train_run,
+    was_started,
+)
+from deepspectrumlite.scores import score_report
+from deepspectrumlite.significance import MAIN_METRIC, main_metric
+from deepspectrumlite.targets import Targets, find_targets, load_labelled
+from deepspectrumlite.train import Record
+
+FINETUNE = "finetune"
+KINDS = (FINETUNE, *SYSTEMS)
+ABOUT = "system.json"
+
+
+@dataclass(frozen=True)
+class System:
+    """What is trained on every fold.
+
+    Attributes:
+        kind: "finetune", or one of :data:`deepspectrumlite.baselines.SYSTEMS`
+        name: of its folder
+        recipes: candidates, of which each fold's devel chooses one; for a baseline a single one,
+            which tells how recordings are cut
+        layer: of the network, for Deep Spectrum features; empty: after global pooling
+        fit_devel: whether a baseline is fitted again on train and devel after its choice
+    """
+
+    kind: str
+    name: str
+    recipes: tuple[Recipe, ...]
+    layer: str = ""
+    fit_devel: bool = False
+
+    @property
+    def title(self) -> str:
+        """For tables: the kind in words, and the name where it says more."""
+        title = TITLES.get(self.kind, "Fine-tuned network")
+        return title if self.name == self.kind else f"{title} ({self.name})"
+
+
+def parse_system(
+    text: str,
+    recipe: str = "default",
+    changes: Sequence[str] = (),
+    choose: Sequence[str] = (),
+    **settings: Any,
+) -> System:
+    """A system from its name on the command line.
+
+    Args:
+        text: a kind, where wanted with a recipe of its own and with a name: "finetune",
+            "finetune:paper", "egemaps", "mine=finetune:mine.toml"
+        recipe: where the text names none
+        changes: ``section.key=value`` each, of any recipe
+        choose: ``section.key=[value, value]`` each: candidates, in every combination
+        settings: further fields of :class:`System`
+
+    Raises:
+        RecipeError: an unknown kind, recipe, key or value
+    """
+    given_name, _, spec = text.rpartition("=")
+    kind, _, own_recipe = spec.partition(":")
+    if kind not in KINDS:
+        raise RecipeError(
+            f"system {text!r}; allowed: {', '.join(KINDS)}; finetune:RECIPE for another recipe "
+            f"(a TOML file, or {', '.join(shipped_recipes())}), and NAME=SYSTEM for another name"
+        )
+    if choose and kind != FINETUNE:
+        choose = ()  # A baseline has choices of its own.
+    recipes = [
+        load_recipe(own_recipe or recipe, [*changes, *candidate])
+        for candidate in candidates(choose)
+    ]
+    name = given_name or (f"{kind}-{Path(own_recipe).stem}" if own_recipe else kind)
+    if not name.replace("-", "").replace("_", "").replace(".", "").isalnum() or name[0] == ".":
+        raise RecipeError(
+            f"system {text!r}: the name {name!r} becomes a folder; allowed: letters, digits, - _ ."
+        )
+    return System(kind, name, tuple(recipes), **settings)
+
+
+def candidates(choose: Iterable[str]) -> list[tuple[str, ...]]:
+    """Every combination of the values given for some settings, as ``key=value`` each.
+
+    >>> candidates(["model.dropout=[0.1, 0.4]", "train.epochs=[5]"])
+    [('model.dropout=0.1', 'train.epochs=5'), ('model.dropout=0.4', 'train.epochs=5')]
+
+    Raises:
+        RecipeError: no list of values
+    """
+    grid = []
+    for text in choose:
+        key, _, values = text.partition("=")
+        try:
+            found = tomllib.loads(f"values = {values}")["values"]
+        except tomllib.TOMLDecodeError:
+            found = None
+        if not isinstance(found, list) or not found:
+            raise RecipeError(
+                f"--choose {text!r}; allowed: a list, like train.learning_rate=[1e-3, 3e-4]"
+            )
+        grid.append([f"{key}={json.dumps(value)}" for value in found])
+    return list(itertools.product(*grid))
+
+
+def prepare(
+    system: System,
+    manifest: Path,
+    scheme: str,
+    out: Path,
+    options: Options,
+    progress: Progress = silent,
+) -> dict[str, Path]:
+    """Make the folds of an experiment, or find those that were made before.
+
+    Args:
+        system: for its first recipe, which says what is learned
+        manifest: all recordings
+        scheme: see :func:`deepspectrumlite.folds.make_folds`
+        out: the experiment's folder
+        options: how to treat this manifest
+        progress: told of every recording
+
+    Returns:
+        the manifest of each fold, by its name
+
+    Raises:
+        ManifestError: the manifest does not allow it, or is not that of the folds that are there
+        AudioError: a recording is bad, without ``options.skip_bad``
+    """
+    recipe = system.recipes[0]
+    table = load_labelled(manifest, recipe.data, recipe.model.output)
+    before = read_folds(out)
+    if before is None and out.is_dir() and any(out.iterdir()):
+        raise TrainingError(f"{out}: not empty, and no experiment; choose another --out")
+    scanned, skipped = scan_split(table, recipe.data, options, progress)
+    if before is None:
+        overlap = options.allow_group_overlap
+        folds = make_folds(scanned, scheme, recipe, allow_group_overlap=overlap)
+        write_folds(folds, scheme, out)
+        if len(skipped):
+            skipped.to_csv(out / "skipped.csv", index=False)
+        before = read_folds(out)
+        assert before is not None, "just written"
+    made_by, manifests = before
+    if made_by != scheme:
+        raise TrainingError(
+            f"{out}: its folds were made by --folds {made_by}, not {scheme}; give the same, or "
+            "choose another --out"
+        )
+    check_same_recordings(scanned, manifests, out)
+    return manifests
+
+
+def crossvalidate(
+    system: System,
+    folds: dict[str, Path],
+    out: Path,
+    options: Options,
+    *,
+    n_resamples: int = RESAMPLES,
+    progress: Progress = silent,
+    on_epoch: Callable[[Record], None] = lambda record: None,
+) -> dict[str, Any]:
+    """Train and test one system on every fold; what is done already is kept.
+
+    Args:
+        system: what to train
+        folds: their manifests, as of :func:`prepare`
+        out: the experiment's folder; the system's own is inside it
+        options: for the device, and whether a group may be in two splits
+        n_resamples: of the bootstrap
+        progress: told of every long step
+        on_epoch: told of every epoch of fine-tuning
+
+    Returns:
+        what ``scores.json`` holds: the report over all folds' test recordings as "files", each
+        fold's main metric as "folds", and each group's as "groups"
+
+    Raises:
+        TrainingError: the folder holds a run of other settings, or training fails
+        AudioError: a recording cannot be read any more
+        Interrupted: Ctrl-C; the same call goes on
+    """
+    folder = out / system.name
+    _check_same_system(system, folder)
+    features = _features(system, next(iter(folds.values())), out, options.device, progress)
+    parts = {}
+    for i, (name, manifest) in enumerate(folds.items()):
+        progress(f"{system.name}: folds", i, len(folds))
+        if system.kind == FINETUNE:
+            _finetune(system, manifest, folder / name, options, n_resamples, progress, on_epoch)
+        else:
+            _baseline(system, manifest, folder / name, features, n_resamples, progress)
+        parts[name] = folder / name
+    progress(f"{system.name}: folds", len(folds), len(folds))
+    report = _pool(system, folds, parts, folder, n_resamples)
+    write_json(folder / ABOUT, _describe(system) | _cost(system, list(parts.values())))
+    return report
+
+
+def _describe(system: System) -> dict[str, Any]:
+    known = asdict(system) | {
+        "recipes": [recipe.model_dump(mode="json") for recipe in system.recipes]
+    }
+    return {"version": __version__, "title": system.title} | known
+
+
+def _check_same_system(system: System, folder: Path) -> None:
+    """Refuse to mix two systems of one name; its folder holds what it is from the start."""
+    wanted = {key: value for key, value in _describe(system).items() if key != "version"}
+    path = folder / ABOUT
+    if path.is_file():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if {key: found.get(key) for key in wanted} != json.loads(json.dumps(wanted)):
+            raise TrainingError(
+                f"{folder}: made with other settings than these; choose another name "
+                f"(NAME={system.kind}), or remove that folder"
+            )
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(path, _describe(system))
+
+
+def _features(
+    system: System, manifest: Path, out: Path, device: str, progress: Progress
+) -> Features | None:
+    """Features of all recordings, which are the same for every fold."""
+    if system.kind in (FINETUNE, "majority"):
+        return None
+    recipe, path = system.recipes[0], out / system.name / "features.parquet"
+    if path.is_file():
+        return read_features(path)
+    scanned = read_scanned(manifest, recipe)
+    features = extract(
+        system.kind, recipe, scanned, layer=system.layer, device=device, progress=progress
+    )
+    write_features(features, scanned, path)
+    return features
+
+
+def _finetune(
+    system: System,
+    manifest: Path,
+    folder: Path,
+    options: Options,
+    n_resamples: int,
+    progress: Progress,
+    on_epoch: Callable[[Record], None],
+) -> None:
+    """Train each candidate, and test the one that is best on devel."""
+    options = replace(options, overwrite=True)
+    several = len(system.recipes) > 1
+    found = {}
+    for i, recipe in enumerate(system.recipes, 1):
+        run = folder / f"candidate-{i}" if several else folder
+        if was_started(run, recipe):
+            resume_run(run, options, progress=progress, on_epoch=on_epoch)
+        else:
+            train_run(recipe, manifest, run, options, progress=progress, on_epoch=on_epoch)
+        found[run] = _score(run, manifest, "devel", run / "devel", n_resamples, options, progress)
+    best = max(found, key=lambda run: found[run])
+    if several:
+        write_json(
+            folder / "choice.json",
+            {"chosen": best.name, "devel": {run.name: value for run, value in found.items()}},
+        )
+    _score(best, manifest, "test", folder / "test", n_resamples, options, progress)
+
+
+def _score(
+    run: Path,
+    manifest: Path,
+    split: str,
+    out: Path,
+    n_resamples: int,
+    options: Options,
+    progress: Progress,
+) -> float:
+    """The main metric of a run on a split, which is scored unless that was done before."""
+    if not (out / "predictions.csv").is_file() or not (out / "scores.json").is_file():
+        evaluate_run(
+            run, manifest, split, options, out=out, n_resamples=n_resamples, progress=progress
+        )
+    return main_value(json.loads((out / "scores.json").read_text(encoding="utf-8")))
+
+
+def main_value(report: dict[str, Any]) -> float:
+    """The metric of a report that counts; a model that it cannot be computed for is the worst."""
+    value = report["files"][MAIN_METRIC[report["output"]].lower()]["value"]
+    return -1.0 if value is None else float(value)
+
+
+def _baseline(
+    system: System,
+    manifest: Path,
+    folder: Path,
+    features: Features | None,
+    n_resamples: int,
+    progress: Progress,
+) -> None:
+    if (folder / "test" / "predictions.csv").is_file():
+        return
+    recipe = system.recipes[0]
+    scanned = read_scanned(manifest, recipe)
+    progress(f"{system.name}: fitting", 0, 1)
+    run_baseline(
+        system.kind,
+        recipe,
+        scanned,
+        features,
+        folder,
+        fit_devel=system.fit_devel,
+        n_resamples=n_resamples,
+    )
+
+
+def _pool(
+    system: System,
+    folds: dict[str, Path],
+    parts: dict[str, Path],
+    folder: Path,
+    n_resamples: int,
+) -> dict[str, Any]:
+    """Scores over the test recordings of all folds together; written, and returned."""
+    recipe = system.recipes[0]
+    data, output = recipe.data, recipe.model.output
+    first = read_scanned(next(iter(folds.values())), recipe)
+    targets = find_targets(first, data, output)
+    tables, rows = [], []
+    for name, part in parts.items():
+        report = json.loads((part / "test" / "scores.json").read_text(encoding="utf-8"))
+        table = pd.read_csv(part / "test" / "predictions.csv", dtype=str, keep_default_na=False)
+        tables.append(_at_half(table, report).assign(fold=name))
+        rows.append({"fold": name, "n": len(table), "test": main_value(report)})
+    predictions = pd.concat(tables, ignore_index=True)
+    decision = pooled_decision(targets)
+    target, scores = encode_predictions(predictions, targets)
+    report = {
+        "split": f"test of {len(folds)} folds" if len(folds) > 1 else "test",
+        "output": output,
+        "files": score_report(
+            decision,
+            target,
+            scores,
+            groups=find_groups(predictions),
+            n_resamples=n_resamples,
+            seed=recipe.train.seed,
+        ),
+        "folds": rows,
+        "groups": _by_group(decision, target, scores, predictions),
+    }
+    write_json(folder / "scores.json", report)
+    predictions.to_csv(folder / "predictions.csv", index=False)
+    plot_scores(report, predictions, decision, data, folder)
+    return report
+
+
+def pooled_decision(targets: Targets) -> Decision:
+    """Of predictions over all folds, whose thresholds were brought to 0.5."""
+    labels = targets.labels
+    thresholds = [0.5] * len(labels) if targets.output == "sigmoid" else ()
+    return Decision(targets.output, labels, thresholds, targets.values)
+
+
+def encode_predictions(
+    predictions: pd.DataFrame, targets: Targets
+) -> tuple[np.ndarray, np.ndarray]:
+    """(n_files, n_outputs) each: the truth, and the scores, of a table of predictions."""
+    kind = "predicted" if targets.output in NUMBERS else "score"
+    columns = [f"{kind}_{name}" for name in pooled_decision(targets).columns]
+    return targets.encode(predictions), predictions[columns].to_numpy(np.float64)
+
+
+def _at_half(table: pd.DataFrame, report: dict[str, Any]) -> pd.DataFrame:
+    """Several labels: scores moved so that each fold's own thresholds are at 0.5."""
+    if report["output"] != "sigmoid":
+        return table
+    moved = {
+        f"score_{label}": table[f"score_{label}"].astype(float) - found["threshold"] + 0.5
+        for label, found in report["files"]["labels"].items()
+    }
+    return table.assign(**moved)
+
+
+def _by_group(
+    decision: Decision, target: np.ndarray, scores: np.ndarray, predictions: pd.DataFrame
+) -> list[dict[str, Any]]:
+    """Each group's number of recordings and main metric; None where it has none."""
+    groups = find_groups(predictions)
+    if groups is None:
+        return []
+    rows = []
+    for name in np.unique(groups):
+        own = groups == name
+        value = float(main_metric(decision, target[own], scores[own]))
+        row = {"group": str(name), "n": int(own.sum())}
+        row["value"] = None if np.isnan(value) else value
+        if decision.output == "softmax":
+            right = decision.classes(target[own]) == decision.classes(scores[own])
+            row["accuracy"] = float(right.mean())
+        rows.append(row)
+    return rows
+
+
+def _cost(system: System, parts: list[Path]) -> dict[str, Any]:
+    """Seconds of training over all folds, and bytes of what predicts."""
+    if system.kind == FINETUNE:
+        histories = [path for part in parts for path in part.rglob("history.jsonl")]
+        records = [json.loads(line) for path in histories for line in path.open(encoding="utf-8")]
+        models = next(iter(parts)).rglob("model.safetensors")
+        seconds = sum(record["seconds"] for record in records)
+        return {"seconds": seconds, "bytes": next(iter(models)).stat().st_size}
+    found = [json.loads((part / "baseline.json").read_text(encoding="utf-8")) for part in parts]
+    # Features are extracted once for all folds.
+    seconds = found[0]["seconds"]["extract"] + sum(each["seconds"]["fit"] for each in found)
+    sizes = found[0]["bytes"]
+    known = sizes["extractor"] is not None
+    return {
+        "seconds": seconds,
+        "bytes": sizes["extractor"] + sizes["classifier"] if known else None,
+    }
