@@ -5,12 +5,10 @@ the fitted system, and its complexity is chosen on devel: never on what is repor
 """
 
 import math
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,23 +20,18 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC, LinearSVR
 
-from deepspectrumlite import __version__
 from deepspectrumlite.calibration import apply_temperature, fit_temperature
 from deepspectrumlite.config import Recipe
 from deepspectrumlite.data import Segments
 from deepspectrumlite.decisions import Decision
 from deepspectrumlite.errors import RecipeError
-from deepspectrumlite.evaluate import find_groups, prediction_table
 from deepspectrumlite.features import Features, average
-from deepspectrumlite.manifest import fail, write_manifest
-from deepspectrumlite.metrics import RESAMPLES
-from deepspectrumlite.model import NUMBERS, write_json
+from deepspectrumlite.manifest import fail
+from deepspectrumlite.model import NUMBERS
 from deepspectrumlite.row_metrics import best_thresholds
-from deepspectrumlite.runs import plot_scores
-from deepspectrumlite.scores import score_report
 from deepspectrumlite.significance import MAIN_METRIC, main_metric
 from deepspectrumlite.splits import require_splits
-from deepspectrumlite.targets import Targets, check_labelled_splits, find_targets
+from deepspectrumlite.targets import check_labelled_splits, find_targets
 
 SYSTEMS = ("deepspectrum", "egemaps", "compare", "logmel", "majority")
 TITLES = {
@@ -151,7 +144,7 @@ def fit_baseline(
     targets = find_targets(scanned, recipe.data, recipe.model.output)
     # Groups were checked where the splits were made, and may have been allowed to overlap.
     check_labelled_splits(scanned, targets, allow_group_overlap=True)
-    values, kept = _values(recipe, scanned, features)
+    values, kept = file_values(recipe, scanned, features)
     target = targets.encode(scanned)[kept].astype(np.float64)
     split = scanned["split"].to_numpy()[kept]
     train, devel = (_part(scanned, values, target, split == name) for name in ("train", "devel"))
@@ -168,7 +161,7 @@ def fit_baseline(
     return replace(baseline, linear=linear, chosen=baseline.chosen | again)
 
 
-def _values(
+def file_values(
     recipe: Recipe, scanned: pd.DataFrame, features: Features | None
 ) -> tuple[Floats, npt.NDArray[np.int64]]:
     """(n_found, n_features), and the rows (n_found,) of the recordings that have a segment."""
@@ -326,112 +319,3 @@ def _fit_one(estimator: Any, values: Floats, target: npt.NDArray[Any]) -> Solved
         if warning not in failed:
             warnings.warn(warning.message, stacklevel=2)
     return np.atleast_2d(estimator.coef_).T, np.atleast_1d(estimator.intercept_), not failed
-
-
-def run_baseline(
-    system: str,
-    recipe: Recipe,
-    scanned: pd.DataFrame,
-    features: Features | None,
-    out: Path,
-    *,
-    fit_devel: bool = False,
-    splits: Sequence[str] = ("devel", "test"),
-    n_resamples: int = RESAMPLES,
-) -> dict[str, dict[str, Any]]:
-    """Fit a system and write a folder like that of a run.
-
-    It holds ``manifest.csv``, ``baseline.json`` (what was fitted and how, seconds, bytes), and a
-    folder per split with ``scores.json``, ``predictions.csv`` and pictures, as
-    :func:`deepspectrumlite.runs.evaluate_run` writes them, but without scores of segments.
-
-    Args:
-        system: as of :func:`fit_baseline`, like recipe, scanned, features and fit_devel
-        recipe: all settings; its seed is that of the fitting and the bootstrap
-        scanned: recordings with splits
-        features: of all of them
-        out: the folder
-        fit_devel: fit again on train and devel
-        splits: which to score
-        n_resamples: of the bootstrap
-
-    Returns:
-        the report of each split, by its name
-
-    Raises:
-        RecipeError: no such system
-        ManifestError: a split is missing or without a segment
-    """
-    require_splits(scanned, splits)
-    begin = time.perf_counter()
-    seed = recipe.train.seed
-    baseline = fit_baseline(system, recipe, scanned, features, fit_devel=fit_devel, seed=seed)
-    seconds = time.perf_counter() - begin
-    out.mkdir(parents=True, exist_ok=True)
-    write_manifest(scanned, out / "manifest.csv")
-    described = {
-        "system": system,
-        "title": TITLES[system],
-        "version": __version__,
-        "recipe": recipe.model_dump(mode="json"),
-        "chosen": baseline.chosen,
-        "seconds": {"extract": features.seconds if features else 0.0, "fit": seconds},
-        "bytes": {
-            "extractor": features.extractor_bytes if features else 0,
-            "classifier": baseline.n_bytes,
-        },
-    }
-    write_json(out / "baseline.json", described)
-    values, kept = _values(recipe, scanned, features)
-    scores = baseline.score(values)
-    return {
-        split: _write_split(
-            baseline, recipe, scanned, kept, scores, split, out / split, n_resamples
-        )
-        for split in splits
-    }
-
-
-def _write_split(
-    baseline: Baseline,
-    recipe: Recipe,
-    scanned: pd.DataFrame,
-    kept: npt.NDArray[np.int64],
-    scores: Floats,
-    split: str,
-    out: Path,
-    n_resamples: int,
-) -> dict[str, Any]:
-    """Scores (n_kept, n_outputs) of the kept rows, of which those of one split count."""
-    decision = baseline.decision
-    inside = scanned["split"].to_numpy() == split
-    ours = inside[kept]
-    rows = scanned.iloc[kept[ours]].reset_index(drop=True)
-    target = Targets(decision.output, decision.labels, recipe.data).encode(rows)
-    report = {
-        "split": split,
-        "skipped": 0,
-        "seen_in_training": _count_seen(rows, scanned, baseline.chosen["trained_on"]),
-        "output": decision.output,
-        "files": score_report(
-            decision,
-            target,
-            scores[ours],
-            groups=find_groups(rows),
-            n_resamples=n_resamples,
-            seed=recipe.train.seed,
-        ),
-        "files_without_a_segment": int(inside.sum() - ours.sum()),
-    }
-    out.mkdir(exist_ok=True)
-    write_json(out / "scores.json", report)
-    predictions = prediction_table(decision, recipe.data, rows, scores[ours])
-    predictions.to_csv(out / "predictions.csv", index=False)
-    plot_scores(report, predictions, decision, recipe.data, out)
-    return report
-
-
-def _count_seen(rows: pd.DataFrame, scanned: pd.DataFrame, trained_on: Sequence[str]) -> int:
-    """Recordings with a content that was trained on."""
-    trained = scanned["split"].isin(trained_on)
-    return int(rows["digest"].isin(scanned.loc[trained, "digest"]).sum())

@@ -32,12 +32,12 @@ def explain(
     recordings: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[FILE]...", help="Files, folders or glob patterns.", show_default=False
+            metavar="FILE...", help="Files, folders or glob patterns.", show_default=False
         ),
     ] = None,
-    folder: Annotated[
-        Path, typer.Option("--out", help="Where pictures and figures go.", show_default=False)
-    ] = Path("explained"),
+    folder: Annotated[Path, typer.Option("--out", help="Where pictures and figures go.")] = Path(
+        "explained"
+    ),
     targets: Annotated[
         list[str] | None,
         typer.Option(
@@ -68,7 +68,8 @@ def explain(
     ] = (0.125, 0.125),
     segments: Annotated[str, typer.Option(help="Of each file: strongest, or all.")] = "strongest",
     listen: Annotated[
-        bool, typer.Option("--listen", help="Write what matters most as NAME-LABEL.wav, too.")
+        bool,
+        typer.Option("--listen", help="Also write what matters most as NAME-LABEL-listen.wav."),
     ] = False,
     split: Annotated[
         str | None, typer.Option(help="Instead of files: average maps over a split of the run.")

@@ -72,7 +72,8 @@ def extract(
         raise typer.BadParameter("--model, --layer and --layers go with deepspectrum only")
     settings = load_recipe(recipe, changes or [])
     with library():
-        from deepspectrumlite.features import extract_manifest, list_layers
+        from deepspectrumlite.feature_files import extract_manifest
+        from deepspectrumlite.features import list_layers
         from deepspectrumlite.model import load_model
 
         model = None if run is None else load_model(run)

@@ -17,12 +17,14 @@ import numpy as np
 import pandas as pd
 
 from deepspectrumlite import __version__
-from deepspectrumlite.baselines import SYSTEMS, TITLES, run_baseline
+from deepspectrumlite.baseline_runs import run_baseline
+from deepspectrumlite.baselines import SYSTEMS, TITLES
 from deepspectrumlite.config import Recipe, load_recipe, shipped_recipes
 from deepspectrumlite.decisions import Decision
 from deepspectrumlite.errors import RecipeError, TrainingError
 from deepspectrumlite.evaluate import find_groups
-from deepspectrumlite.features import Features, extract, read_features, write_features
+from deepspectrumlite.feature_files import read_features, write_features
+from deepspectrumlite.features import Features, extract
 from deepspectrumlite.folds import check_same_recordings, make_folds, read_folds, write_folds
 from deepspectrumlite.metrics import RESAMPLES
 from deepspectrumlite.model import NUMBERS, write_json

@@ -21,11 +21,12 @@ from deepspectrumlite import __version__
 from deepspectrumlite.checkpoint import write_atomically
 from deepspectrumlite.config import Recipe
 from deepspectrumlite.errors import DeepSpectrumLiteError, ManifestError, ModelError
+from deepspectrumlite.intervals import FEW_GROUPS
 from deepspectrumlite.manifest import SPLITS
 from deepspectrumlite.model import NUMBERS, Classifier, load_model
 from deepspectrumlite.progress import Progress, silent
 from deepspectrumlite.runs import evaluate_run, read_scanned
-from deepspectrumlite.scores import FEW_GROUPS, quoted, quoted_over
+from deepspectrumlite.scores import quoted, quoted_over
 from deepspectrumlite.summary import summarise
 
 TITLES = {

@@ -13,7 +13,8 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC, LinearSVR
 
 from deepspectrumlite import baselines
-from deepspectrumlite.baselines import COMPLEXITIES, SYSTEMS, TITLES, fit_baseline, run_baseline
+from deepspectrumlite.baseline_runs import run_baseline
+from deepspectrumlite.baselines import COMPLEXITIES, SYSTEMS, TITLES, fit_baseline
 from deepspectrumlite.data import scan
 from deepspectrumlite.errors import ManifestError, RecipeError
 from deepspectrumlite.features import Features, extract

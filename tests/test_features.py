@@ -10,15 +10,8 @@ from deepspectrumlite import features
 from deepspectrumlite.backbones import create_backbone
 from deepspectrumlite.data import Segments, scan
 from deepspectrumlite.errors import BackboneError, ManifestError, MissingExtraError, RecipeError
-from deepspectrumlite.features import (
-    Features,
-    average,
-    extract,
-    extract_manifest,
-    list_layers,
-    read_features,
-    write_features,
-)
+from deepspectrumlite.feature_files import extract_manifest, read_features, write_features
+from deepspectrumlite.features import Features, average, extract, list_layers
 from deepspectrumlite.frontend import FrontEnd
 from deepspectrumlite.manifest import load_manifest
 
