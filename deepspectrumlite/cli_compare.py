@@ -23,8 +23,8 @@ from deepspectrumlite.terminal import (
 from deepspectrumlite.terminal import out as terminal
 
 if TYPE_CHECKING:
-    from deepspectrumlite.crossvalidate import System
     from deepspectrumlite.runs import Options
+    from deepspectrumlite.systems import System
 
 _SYSTEMS = "finetune, deepspectrum, egemaps, compare, logmel, majority"
 _Folds = Annotated[
@@ -131,13 +131,8 @@ finetune,deepspectrum,egemaps,logmel --out results[/bold]
         raise typer.BadParameter("needed: --data MANIFEST to run systems on, or folders to collect")
     check_choice("--intervals", intervals, ("percentile", "bca"))
     with library():
-        from deepspectrumlite.comparison import (
-            caption,
-            compare_systems,
-            comparison_table,
-            read_system,
-            write_comparison,
-        )
+        from deepspectrumlite.comparison import compare_systems, read_system
+        from deepspectrumlite.comparison_tables import caption, comparison_table, write_comparison
 
         found = [read_system(folder) for folder in folders or []]
         if manifest is not None:
@@ -169,7 +164,7 @@ def _systems(
     choose: list[str] | None,
     settings: dict[str, Any],
 ) -> "list[System]":
-    from deepspectrumlite.crossvalidate import parse_system
+    from deepspectrumlite.systems import parse_system
 
     made = [parse_system(name, recipe, changes or [], choose or [], **settings) for name in names]
     repeated = {system.name for system in made if [s.name for s in made].count(system.name) > 1}

@@ -11,7 +11,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from deepspectrumlite.errors import DeepSpectrumLiteError
-from deepspectrumlite.terminal import Device, err, library, print_error, progress
+from deepspectrumlite.terminal import (
+    Device,
+    check_choice,
+    err,
+    library,
+    print_error,
+    progress,
+)
 from deepspectrumlite.terminal import out as terminal
 
 if TYPE_CHECKING:
@@ -91,9 +98,9 @@ def explain(
 
     Example: [bold]deepspectrumlite explain runs/first --split test --out explained[/bold]
     """
-    _check_choice("--method", method, METHODS)
-    _check_choice("--segments", segments, PARTS)
-    _check_choice("--of", of, FUNCTIONS)
+    check_choice("--method", method, METHODS)
+    check_choice("--segments", segments, PARTS)
+    check_choice("--of", of, FUNCTIONS)
     if bool(recordings) == bool(split):
         raise typer.BadParameter("give either recordings, or --split")
     if split and (targets or listen or segments != "strongest"):
@@ -118,11 +125,6 @@ def explain(
         )
     if n_bad:
         raise typer.Exit(1)
-
-
-def _check_choice(option: str, given: str, allowed: Sequence[str]) -> None:
-    if given not in allowed:
-        raise typer.BadParameter(f"{option} is {given!r}; allowed: {', '.join(allowed)}")
 
 
 def _open(path: Path, device: str) -> "Classifier":

@@ -170,9 +170,12 @@ def background_images(
 
 def choose_targets(prediction: Prediction) -> list[str]:
     """What a model answers; all numbers; the likeliest label where none is recognised."""
-    if prediction.decision.output in NUMBERS:
-        return prediction.decision.columns
-    return prediction.labels or [prediction.decision.labels[int(prediction.scores.argmax())]]
+    decision, scores = prediction.decision, prediction.scores
+    if decision.output in NUMBERS:
+        return decision.columns
+    if decision.output == "sigmoid" and prediction.labels:
+        return prediction.labels
+    return [decision.labels[int(decision.classes(scores))]]
 
 
 def check_targets(model: Classifier, targets: Sequence[str]) -> list[str]:
@@ -181,7 +184,8 @@ def check_targets(model: Classifier, targets: Sequence[str]) -> list[str]:
     Raises:
         DeepSpectrumLiteError: an unknown one
     """
-    columns = model.decision.columns
+    decision = model.decision
+    columns = decision.columns if decision.output == "ordinal" else decision.labels
     for name in targets:
         if name not in (*columns, "all"):
             raise DeepSpectrumLiteError(

@@ -28,9 +28,10 @@ from deepspectrumlite.attribution import (
 )
 from deepspectrumlite.data import Segments, scan
 from deepspectrumlite.explain import image_of
-from deepspectrumlite.metrics import Estimate, interval, resample_counts
+from deepspectrumlite.metrics import Estimate, interval
 from deepspectrumlite.model import Classifier
 from deepspectrumlite.progress import Progress, silent
+from deepspectrumlite.resampling import resample_counts
 from deepspectrumlite.row_metrics import spearman
 
 # Blocks of so many to a side are replaced together: single pixels would make textures that no

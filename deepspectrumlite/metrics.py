@@ -245,12 +245,3 @@ def macro_mean(per_class: Floats) -> Floats:
     """
     present = ~np.isnan(per_class)
     return ratio(np.where(present, per_class, 0).sum(axis=-1), present.sum(axis=-1))
-
-
-def __getattr__(name: str) -> Any:
-    # For the move to `resampling`: remove once nothing imports these from here.
-    if name in ("resample_counts", "bootstrap", "count_per_group"):
-        from deepspectrumlite import resampling
-
-        return getattr(resampling, name)
-    raise AttributeError(name)

@@ -1,31 +1,29 @@
 """One page about a run that needs nothing else: no file beside it, no network, no script.
 
-Pictures are inline SVG or data URIs, recordings data URIs; :mod:`deepspectrumlite.model_card` reads
-the run, ``report.html.j2`` is the page.
+Pictures are inline SVG or data URIs, recordings data URIs; :mod:`deepspectrumlite.report_facts`
+reads the run, ``report.html.j2`` is the page.
 """
 
 import datetime
 import importlib.util
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import pandas as pd
 from markupsafe import Markup
 
-from deepspectrumlite import __version__, benchmark, report_plots
-from deepspectrumlite.audio import load_audio
+from deepspectrumlite import __version__, report_plots
 from deepspectrumlite.checkpoint import write_atomically
-from deepspectrumlite.comparison import caption, comparison_table
+from deepspectrumlite.comparison_tables import caption, comparison_table
 from deepspectrumlite.config import recipe_toml
-from deepspectrumlite.data import Segments, scan
-from deepspectrumlite.errors import AudioError, DeepSpectrumLiteError, ModelError
-from deepspectrumlite.model import TorchRecogniser
-from deepspectrumlite.model_card import (
+from deepspectrumlite.errors import DeepSpectrumLiteError, ModelError
+from deepspectrumlite.mistakes import find_mistakes
+from deepspectrumlite.model_card import write_card
+from deepspectrumlite.progress import Progress, silent
+from deepspectrumlite.report_exports import Exports, read_exports
+from deepspectrumlite.report_facts import (
     MEANINGS,
     TITLES,
     Facts,
@@ -35,20 +33,16 @@ from deepspectrumlite.model_card import (
     group_table,
     label_table,
     limits,
-    quoted_block,
     read_facts,
     read_object,
     score_table,
     setting_rows,
     with_interval,
-    write_card,
 )
-from deepspectrumlite.progress import Progress, silent
 from deepspectrumlite.report_plots import Dot, Explainer, Line
 from deepspectrumlite.row_metrics import reliability
+from deepspectrumlite.scores import quoted, quoted_over
 
-LONGEST_AUDIO = 30.0  # seconds
-BATCH = 32  # segments that are scored at a time
 # Of an explanation: training segments to compare with, and gradients of each map.
 BACKGROUND, GRADIENTS = 20, 160
 METHODS = {"gradcam": "Grad-CAM", "shap": "expected gradients (SHAP)", "occlusion": "occlusion"}
@@ -81,36 +75,12 @@ class ReportOptions:
 
 
 @dataclass(frozen=True)
-class Mistake:
-    """A recording that went wrong: what it is, what the model said, and why."""
-
-    name: str
-    truth: str
-    answer: str
-    picture: Markup | None = None
-    explanation: str | None = None
-    explanation_words: str = ""
-    audio: str | None = None
-    audio_words: str = ""
-    problem: str | None = None
-
-
-@dataclass(frozen=True)
 class Cell:
     """A cell of the confusion matrix."""
 
     count: int
     share: float | None
     right: bool
-
-
-@dataclass(frozen=True)
-class Exports:
-    """Exported files: what they are worth, how fast they are here if that was asked for, notes."""
-
-    parity: Table
-    latency: Table | None
-    notes: list[str]
 
 
 def write_report(
@@ -144,7 +114,7 @@ def write_report(
             f"{out}: cannot be the page; allowed: a name ending in .html, in an existing folder"
         )
     facts = read_facts(run, options.split, progress=progress)
-    exports = _exports(facts, options, progress)
+    exports = read_exports(facts, options.exported, latency=options.latency, progress=progress)
     card = run / "model_card.md"
     write_card(facts, card, exports.parity if exports else None)
     text = render(page_values(facts, exports, options, progress))
@@ -173,10 +143,12 @@ def page_values(
     progress: Progress,
 ) -> dict[str, Any]:
     """All that the page shows, as plain values."""
-    block, over = quoted_block(facts)
+    files = facts.scores["files"]
     n_classes = len(facts.model.labels)
     explainer, why_not = _explainer(facts, options, progress)
-    mistakes = _mistakes(facts, options, explainer, progress)
+    mistakes = find_mistakes(
+        facts, options.worst, explainer, audio=options.audio, progress=progress
+    )
     return {
         "name": facts.run.resolve().name,
         "version": facts.plan.get("version", __version__),
@@ -185,10 +157,10 @@ def page_values(
         "split": facts.split,
         "metric": TITLES[facts.metric],
         "meaning": MEANINGS[facts.metric],
-        "main": block[facts.metric],
-        "over": over,
+        "main": quoted(files)[facts.metric],
+        "over": quoted_over(files),
         "chance": 1 / n_classes if facts.output == "softmax" else None,
-        "n_files": facts.scores["files"]["n"],
+        "n_files": files["n"],
         "limits": limits(facts),
         "data": data_table(facts),
         "classes": class_table(facts),
@@ -253,7 +225,8 @@ def _course(line: Line) -> str:
 
 def _label_chart(facts: Facts) -> Markup | None:
     """Recall of each class, or average precision of each label, with intervals."""
-    block, over = quoted_block(facts)
+    files = facts.scores["files"]
+    block, over = quoted(files), quoted_over(files)
     block = block.get("classes", block)
     found = block.get("recall") or {
         label: each["average_precision"] for label, each in block.get("labels", {}).items()
@@ -302,7 +275,7 @@ def _scatter(facts: Facts) -> list[tuple[str, Markup]]:
     if facts.output not in ("linear", "ordinal"):
         return []
     target, predicted, drawn = facts.target, facts.predicted, []
-    for name, truth, found in zip(_names(facts), target.T, predicted.T, strict=True):
+    for name, truth, found in zip(facts.output_names, target.T, predicted.T, strict=True):
         error = float(np.abs(truth - found).mean())
         words = (
             f"Predicted over true {name} of {len(truth)} recordings: true values from "
@@ -311,11 +284,6 @@ def _scatter(facts: Facts) -> list[tuple[str, Markup]]:
         )
         drawn.append((name, report_plots.scatter_chart(truth, found, words=words)))
     return drawn
-
-
-def _names(facts: Facts) -> list[str]:
-    """Of the outputs."""
-    return ["value"] if facts.output == "ordinal" else facts.model.labels
 
 
 def _reliability(facts: Facts) -> Markup | None:
@@ -385,155 +353,6 @@ def _comparison(facts: Facts, options: ReportOptions) -> tuple[Table, Markup] | 
     return shown, chart
 
 
-def _mistakes(
-    facts: Facts, options: ReportOptions, explainer: Explainer | None, progress: Progress
-) -> list[Mistake]:
-    """The recordings that went most wrong, the worst first."""
-    losses, columns = worst_outputs(facts)
-    order = np.argsort(-losses, kind="stable")
-    chosen = [int(i) for i in order if losses[i] > 0][: options.worst]
-    found = []
-    for done, i in enumerate(chosen):
-        progress("reading what went wrong", done, len(chosen))
-        try:
-            found.append(_mistake(facts, i, int(columns[i]), options, explainer))
-        except AudioError as error:
-            path = str(facts.predictions["path"].iloc[i])
-            # The page may go elsewhere: no folders of this machine.
-            reason = str(error).replace(path, Path(path).name).removesuffix("; or pass --skip-bad")
-            found.append(Mistake(*_texts(facts, i), problem=reason))
-    return found
-
-
-def worst_outputs(facts: Facts) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    """How wrong each file is, and in which output it is most so: (n_files,), (n_files,).
-
-    Of one label: the score of the answer where that is wrong, else 0; what was refused as unknown
-    is no wrong answer. Of several: the summed
-    cross-entropy, and its largest part. Of numbers: the largest absolute error, in units of the
-    number's deviation in training.
-    """
-    target, scores = facts.target, facts.predicted
-    if facts.output == "softmax":
-        answer = scores.argmax(axis=1)
-        given = facts.predictions["predicted"].isin(facts.model.labels)
-        wrong = (target[np.arange(len(target)), answer] < 0.5) & given.to_numpy()
-        return np.where(wrong, scores.max(axis=1), 0.0), answer
-    if facts.output == "sigmoid":
-        likely = np.where(target > 0.5, scores, 1 - scores).clip(1e-12)
-        loss = -np.log(likely)
-        return loss.sum(axis=1), loss.argmax(axis=1)
-    error = np.abs(target - scores) / facts.model.scale.cpu().numpy()
-    return error.max(axis=1), error.argmax(axis=1)
-
-
-def _texts(facts: Facts, i: int) -> tuple[str, str, str]:
-    """Name, truth and answer of a file, in words."""
-    row, decision = facts.predictions.iloc[i], facts.model.decision
-    names, truth, scores = _names(facts), facts.target[i], facts.predicted[i]
-    name = _short_path(facts, row["path"])
-    span = [f"{float(row[key]):g} s" for key in ("start", "end") if row.get(key)]
-    name += f" ({' to '.join(span)})" if span else ""
-    if facts.output == "softmax":
-        ranked = np.argsort(-scores, kind="stable")[:3].tolist()
-        return name, names[truth.argmax()], ", ".join(f"{names[k]} {scores[k]:.2f}" for k in ranked)
-    if facts.output == "sigmoid":
-        there = ", ".join(label for label, value in zip(names, truth, strict=True) if value > 0.5)
-        present = decision.present(scores)
-        ranked = [k for k in np.argsort(-scores, kind="stable").tolist() if present[k]]
-        heard = ", ".join(f"{names[k]} {scores[k]:.2f}" for k in ranked)
-        return name, there or "(no label)", heard or "(no label)"
-    return name, _values(names, truth), _values(names, scores)
-
-
-def _values(names: list[str], values: npt.NDArray[np.floating]) -> str:
-    """Numbers by name; a single one needs none."""
-    if len(names) == 1:
-        return f"{values[0]:.3g}"
-    return ", ".join(f"{name} {value:.3g}" for name, value in zip(names, values, strict=True))
-
-
-def _short_path(facts: Facts, path: str) -> str:
-    """Without the folders that all recordings have in common, which are those of this machine."""
-    folders = {str(Path(each).parent) for each in facts.predictions["path"]}
-    try:
-        return os.path.relpath(path, os.path.commonpath(folders))
-    except ValueError:  # on several drives
-        return Path(path).name
-
-
-def _mistake(
-    facts: Facts, i: int, column: int, options: ReportOptions, explainer: Explainer | None
-) -> Mistake:
-    name, truth, answer = _texts(facts, i)
-    path = Path(facts.predictions["path"].iloc[i])
-    offset, duration, starts, waveforms = _segments(facts, i)
-    scores = _score(facts, waveforms)
-    loss = scores[:, column]
-    if facts.output in ("linear", "ordinal"):
-        loss = np.abs(loss - facts.target[i, column])
-    worst = int(loss.argmax())
-    start = offset + float(starts[worst])
-    end = min(start + facts.recipe.data.segment_seconds, offset + duration)
-    words = f"Spectrogram of {name}, {start:.2f} to {end:.2f} s: true {truth}, answered {answer}."
-    shown = Mistake(name, truth, answer)
-    if options.audio:
-        audio, about = _audio(facts, i, start)
-        shown = replace(shown, audio=audio, audio_words=about)
-    if explainer is None:
-        return replace(
-            shown, picture=report_plots.segment_picture(facts.model, waveforms[worst], words)
-        )
-    names = _names(facts)
-    targets = [names[column]]
-    if facts.output == "softmax":
-        targets.append(names[facts.target[i].argmax()])
-    uri = explainer.segment(path, waveforms[worst], (start, end), targets)
-    about = f"{words} Beside it, what spoke for (red) and against (blue) {' and '.join(targets)}."
-    return replace(shown, explanation=uri, explanation_words=about)
-
-
-def _segments(
-    facts: Facts, i: int
-) -> tuple[float, float, npt.NDArray[np.float64], npt.NDArray[np.float32]]:
-    """Where a file's span starts, how long it is, its segments' starts in it, and the segments."""
-    rows = facts.predictions.iloc[[i]].reset_index(drop=True)
-    for name in ("start", "end"):
-        if name in rows:
-            rows[name] = pd.to_numeric(rows[name], errors="coerce")
-    rows.attrs = dict(facts.predictions.attrs)
-    scanned, _ = scan(rows, facts.recipe.data)
-    segments = Segments(scanned, facts.recipe.data, facts.target[[i]])
-    waveforms = np.stack([segments[k][0] for k in range(len(segments))])
-    offset = float(rows["start"].iloc[0]) if "start" in rows else 0.0
-    return offset, float(scanned["duration"].iloc[0]), segments.start_seconds, waveforms
-
-
-def _score(facts: Facts, waveforms: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """(n_segments, num_samples) -> (n_segments, n_outputs)."""
-    recogniser = TorchRecogniser(facts.model)
-    parts = range(0, len(waveforms), BATCH)
-    return np.concatenate([recogniser.score(waveforms[at : at + BATCH]) for at in parts])
-
-
-def _audio(facts: Facts, i: int, start: float) -> tuple[str, str]:
-    """A recording (of a long one a part that holds the time `start`) as a data URI, and which."""
-    row, rate = facts.predictions.iloc[i], facts.recipe.data.sample_rate
-    first, last = (float(row[key]) if row.get(key) else None for key in ("start", "end"))
-    first = first or 0.0
-    waveform = load_audio(Path(row["path"]), rate, start=first, end=last)
-    skipped = 0
-    if len(waveform) > LONGEST_AUDIO * rate:
-        longest = round(LONGEST_AUDIO * rate)
-        # With as much before as after the part that is shown.
-        middle = round((start - first + facts.recipe.data.segment_seconds / 2) * rate)
-        skipped = int(np.clip(middle - longest // 2, 0, len(waveform) - longest))
-        waveform = waveform[skipped : skipped + longest]
-    begin = first + skipped / rate
-    words = f"{begin:.1f} to {begin + len(waveform) / rate:.1f} s, mono, {rate} Hz"
-    return report_plots.audio_uri(waveform, rate), words
-
-
 def _explainer(
     facts: Facts, options: ReportOptions, progress: Progress
 ) -> tuple[Explainer | None, str | None]:
@@ -570,89 +389,3 @@ def _averages(
         return explainer.averages(rows, progress)
     except DeepSpectrumLiteError:
         return []
-
-
-def _exports(facts: Facts, options: ReportOptions, progress: Progress) -> Exports | None:
-    """Of the files that were named and those in the run folder; None without any."""
-    inside = [path for kind in ("*.tflite", "*.onnx") for path in sorted(facts.run.glob(kind))]
-    paths = list(dict.fromkeys(path.resolve() for path in (*options.exported, *inside)))
-    missing = [path for path in paths if not path.is_file()]
-    if missing:
-        raise ModelError(f"{missing[0]}: no such exported file; give those that `export` wrote")
-    if not paths:
-        return None
-    notes, rows, metric = [], [], TITLES[facts.metric]
-    for path in paths:
-        proof, note = _proof(path)
-        notes.append(note)
-        agreement, difference = proof.get("agreement"), proof.get("max_difference")
-        rows.append(
-            [
-                path.name,
-                proof.get("kind", path.suffix[1:]),
-                f"{path.stat().st_size / 1e6:.2f} MB",
-                with_interval(proof.get("value", {})),
-                with_interval(proof.get("drop", {})),
-                "–" if agreement is None else f"{100 * agreement:.1f} %",
-                "–" if difference is None else f"{difference:.1e}",
-            ]
-        )
-    columns = [
-        "file",
-        "kind",
-        "size",
-        metric,
-        f"{metric} lost",
-        "same answer",
-        "largest difference",
-    ]
-    caption = "Exported files against the model, on recordings; 95 % intervals over files"
-    latency = _latency(paths, progress) if options.latency else None
-    return Exports(Table(caption, columns, rows), latency, notes)
-
-
-def _latency(paths: list[Path], progress: Progress) -> Table:
-    """How fast the files are on this machine."""
-    rows = []
-    for each in benchmark.benchmark(paths, progress=progress):
-        found, memory = each.latency[1]["end to end"], each.first.memory_bytes
-        rows.append(
-            [
-                Path(each.path).name,
-                f"{1e3 * found.median:.1f} ms",
-                f"{1e3 * found.p95:.1f} ms",
-                f"{each.real_time_factor(1):.4f}",
-                f"{each.first.seconds:.2f} s",
-                "–" if memory is None else f"{memory / 1e6:.0f} MB",
-            ]
-        )
-    machine = benchmark.describe_machine()
-    caption = (
-        "Time for one segment on one thread, and for the first prediction of a fresh process with "
-        f"the memory that it takes: {machine['cpu']}, {machine['system']}"
-    )
-    columns = [
-        "file",
-        "median",
-        "95th percentile",
-        "real-time factor",
-        "first prediction",
-        "memory",
-    ]
-    return Table(caption, columns, rows)
-
-
-def _proof(path: Path) -> tuple[dict[str, Any], str]:
-    """What the report beside an exported file says of it, and a note about that."""
-    # One report stands for a .tflite file and for the .onnx file that was written with it.
-    for report in (f"{path.name}.json", f"{path.stem}.tflite.json"):
-        if not path.with_name(report).is_file():
-            continue
-        found = read_object(path.with_name(report))
-        for each in found.get("files", []):
-            if each.get("file") == path.name:
-                if each.get("bytes") != path.stat().st_size:
-                    return {}, f"{path.name} is not the file that {report} tells of."
-                what = f"{found.get('clips')} recordings of {found.get('split')}"
-                return each, f"{path.name} was compared with the model on {what}."
-    return {}, f"{path.name} has no report of `deepspectrumlite export` beside it."

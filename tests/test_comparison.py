@@ -6,12 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from deepspectrumlite.comparison import (
-    compare_systems,
-    comparison_table,
-    read_system,
-    write_comparison,
-)
+from deepspectrumlite.comparison import compare_systems, read_system
+from deepspectrumlite.comparison_tables import comparison_table, write_comparison
 from deepspectrumlite.errors import ManifestError, ModelError
 
 LABELS = ["cough", "sneeze"]

@@ -8,10 +8,11 @@ import pytest
 
 from deepspectrumlite import crossvalidate as module
 from deepspectrumlite.config import load_recipe
-from deepspectrumlite.crossvalidate import System, candidates, crossvalidate, parse_system, prepare
+from deepspectrumlite.crossvalidate import crossvalidate, prepare
 from deepspectrumlite.errors import ManifestError, RecipeError, TrainingError
 from deepspectrumlite.metrics import confusion_matrix, uar
 from deepspectrumlite.runs import Options
+from deepspectrumlite.systems import System, candidates, parse_system
 
 OPTIONS = Options(device="cpu")
 

@@ -22,7 +22,7 @@ from deepspectrumlite.explain import (
     image_of,
 )
 from deepspectrumlite.explain_plots import frequency_ticks
-from deepspectrumlite.model import Classifier, TorchRecogniser, load_model
+from deepspectrumlite.model import Classifier, TorchRecogniser, decide_by, load_model
 from deepspectrumlite.predict import predict_file
 
 
@@ -299,3 +299,12 @@ def test_errors(trained_model, tones, background, region_model):
 def test_targets_are_explained_once(trained_model):
     assert check_targets(trained_model, ["low", "low", "high"]) == ["low", "high"]
     assert check_targets(trained_model, ["all"]) == ["high", "low", "noise"]
+
+
+def test_a_refused_recording_is_explained_by_its_likeliest_label(trained_model, tmp_path, tone):
+    model = decide_by(trained_model, {"unknown": "score"})
+    model.score_below.fill_(2.0)  # nothing is that sure
+    path = tmp_path / "low.wav"
+    soundfile.write(path, tone("low", 3), 8000)
+    (found,) = explain_recording(model, path, method="gradcam")
+    assert found.maps[0].target == "low"

@@ -16,19 +16,12 @@ import pandas as pd
 import pytest
 import soundfile
 
-from deepspectrumlite import report as module
 from deepspectrumlite.comparison import compare_systems, read_system
 from deepspectrumlite.errors import DeepSpectrumLiteError, ManifestError, ModelError
-from deepspectrumlite.model_card import (
-    AUTHOR_PARTS,
-    data_table,
-    escape_markdown,
-    group_table,
-    limits,
-    read_facts,
-    write_card,
-)
-from deepspectrumlite.report import ReportOptions, worst_outputs, write_report
+from deepspectrumlite.mistakes import audio_excerpt, worst_outputs
+from deepspectrumlite.model_card import AUTHOR_PARTS, escape_markdown, write_card
+from deepspectrumlite.report import ReportOptions, write_report
+from deepspectrumlite.report_facts import data_table, group_table, limits, read_facts
 from deepspectrumlite.report_plots import Dot, Line, audio_uri, dot_chart, line_chart, nice_ticks
 from deepspectrumlite.runs import train_run
 
@@ -387,7 +380,7 @@ def test_of_a_long_recording_the_wrong_part_is_heard(runs):
         .tolist()
         .index(next(path for path in facts.predictions["path"] if "<i>35" in path))
     )
-    uri, words = module._audio(facts, i, 31.5)
+    uri, words = audio_excerpt(facts, i, 31.5)
     content = base64.b64decode(uri.partition(",")[2])
     heard, _ = soundfile.read(io.BytesIO(content), dtype="float32")
     original, _ = soundfile.read(facts.predictions["path"][i], dtype="float32")
