@@ -21,7 +21,13 @@ from deepspectrumlite.errors import TrainingError
 from deepspectrumlite.evaluate import find_groups
 from deepspectrumlite.feature_files import read_features, write_features
 from deepspectrumlite.features import Features, extract
-from deepspectrumlite.folds import check_same_recordings, make_folds, read_folds, write_folds
+from deepspectrumlite.folds import (
+    FOLDER,
+    check_same_recordings,
+    make_folds,
+    read_folds,
+    write_folds,
+)
 from deepspectrumlite.metrics import RESAMPLES
 from deepspectrumlite.model import NUMBERS, write_json
 from deepspectrumlite.progress import Progress, silent
@@ -72,7 +78,9 @@ def prepare(
     recipe = system.recipes[0]
     table = load_labelled(manifest, recipe.data, recipe.model.output)
     before = read_folds(out)
-    if before is None and out.is_dir() and any(out.iterdir()):
+    # Folds that were being written when the process was killed are written again.
+    others = [path for path in out.iterdir() if path.name != FOLDER] if out.is_dir() else []
+    if before is None and others:
         raise TrainingError(f"{out}: not empty, and no experiment; choose another --out")
     scanned, skipped = scan_split(table, recipe.data, options, progress)
     if before is None:
@@ -176,7 +184,9 @@ def _features(
     features = extract(
         system.kind, recipe, scanned, layer=system.layer, device=device, progress=progress
     )
-    write_features(features, scanned, path)
+    unfinished = path.with_name("unfinished.parquet")
+    write_features(features, scanned, unfinished)
+    unfinished.replace(path)
     return features
 
 

@@ -70,6 +70,8 @@ def write_folds(folds: dict[str, pd.DataFrame], scheme: str, out: Path) -> None:
     """
     folder = out / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
+    for unfinished in folder.glob("*.csv"):
+        unfinished.unlink()
     for i, (name, table) in enumerate(folds.items(), 1):
         write_manifest(table, folder / f"{i:02d}-{_slug(name)}.csv")
     write_atomically(folder / MARK, lambda file: file.write(f"{scheme}\n".encode()))

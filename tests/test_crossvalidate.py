@@ -167,6 +167,16 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path, grouped, make_reci
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+def test_folds_that_were_not_finished_are_made_again(tmp_path, grouped, make_recipe):
+    system = System("logmel", "logmel", (make_recipe(),))
+    folds = prepare(system, grouped, "3", tmp_path, OPTIONS)
+    written = {name: path.read_bytes() for name, path in folds.items()}
+    (tmp_path / "folds" / "made-by.txt").unlink()
+    (tmp_path / "folds" / "01-other.csv").write_text("path,la")
+    again = prepare(system, grouped, "3", tmp_path, OPTIONS)
+    assert {name: path.read_bytes() for name, path in again.items()} == written
+
+
 def test_systems_are_named_on_the_command_line():
     assert parse_system("egemaps").name == "egemaps"
     paper = parse_system("finetune:paper", changes=["train.seed=3"])
