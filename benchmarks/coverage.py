@@ -4,7 +4,8 @@
 
 Draws test sets with a known true value, makes the intervals that `evaluate` would make of each, and
 counts how often they hold it. Then two systems that are equally good, and scores that are chance:
-how often is p < 0.05? About ten minutes on a CPU core; `--sets 100` for a first look.
+how often is p < 0.05? About a quarter of an hour on a CPU core; `--sets 100` for a first look, and
+`--tables intervals --only "rare classes"` for some rows alone: each has its own random numbers.
 """
 
 import argparse
@@ -13,17 +14,23 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.integrate import quad
 from scipy.special import ndtr
+from scipy.stats import norm
 
 from deepspectrumlite.decisions import Decision
-from deepspectrumlite.intervals import Resampled, resample_matrices, resample_rows
-from deepspectrumlite.metrics import interval, uar
-from deepspectrumlite.row_metrics import auc, ccc, ece
+from deepspectrumlite.intervals import Resampled, resample_matrices, resample_rows, smallest_p
+from deepspectrumlite.metrics import interval, macro_mean, uar
+from deepspectrumlite.row_metrics import auc, average_precision, ccc, ece
 from deepspectrumlite.significance import mcnemar, paired_difference, permutation_test
 
 FILES_PER_GROUP = 20
 RESAMPLES = 1000
 CLASSES = Decision("softmax", ["a", "b"])
+# Of seven classes with rare ones, and of labels: how many files have each.
+RARE = np.array([0.40, 0.22, 0.14, 0.10, 0.07, 0.05, 0.02])
+LABELS = np.array([0.4, 0.2, 0.1, 0.05])
+MANY_RESAMPLES = 10_000
 
 
 @dataclass(frozen=True)
@@ -37,24 +44,43 @@ class Drawn:
 
 def uar_of_files(rng: np.random.Generator, n_files: int) -> Drawn:
     """Each file is recognised with 70 %."""
-    return _uar(rng, np.full(n_files, 0.7), None)
+    return _uar(rng, rng.integers(0, 2, n_files), np.full(n_files, 0.7))
 
 
 def uar_of_groups(rng: np.random.Generator, n_groups: int) -> Drawn:
     """The files of each group are recognised anywhere between 40 and 100 %."""
     groups = np.repeat(np.arange(n_groups), FILES_PER_GROUP)
-    return _uar(rng, rng.uniform(0.4, 1, n_groups)[groups], groups)
+    chance = rng.uniform(0.4, 1, n_groups)[groups]
+    return _uar(rng, rng.integers(0, 2, len(groups)), chance, groups)
 
 
-def _uar(rng: np.random.Generator, chance: np.ndarray, groups: np.ndarray | None) -> Drawn:
-    n = len(chance)
-    truth = rng.integers(0, 2, n)
-    predicted = np.where(rng.random(n) < chance, truth, 1 - truth)
+def rare_of_files(rng: np.random.Generator, n_files: int) -> Drawn:
+    """Seven classes, from 40 to 2 % of the files, each recognised with 70 %."""
+    truth = rng.choice(len(RARE), n_files, p=RARE)
+    return _uar(rng, truth, np.full(n_files, 0.7), n_classes=len(RARE))
+
+
+def rare_of_groups(rng: np.random.Generator, n_groups: int) -> Drawn:
+    """Groups of 5 to 59 files that differ in their classes too, and in how well they are heard."""
+    groups = np.repeat(np.arange(n_groups), rng.integers(5, 60, n_groups))
+    shares = rng.dirichlet(len(RARE) * RARE, n_groups)
+    truth = np.array([rng.choice(len(RARE), p=shares[group]) for group in groups])
+    return _uar(rng, truth, rng.uniform(0.4, 1, n_groups)[groups], groups, len(RARE))
+
+
+def _uar(
+    rng: np.random.Generator,
+    truth: np.ndarray,
+    chance: np.ndarray,
+    groups: np.ndarray | None = None,
+    n_classes: int = 2,
+) -> Drawn:
+    predicted = np.where(rng.random(len(truth)) < chance, truth, (truth + 1) % n_classes)
 
     def resample(**options: object) -> Resampled:
-        return resample_matrices(truth, predicted, 2, **options).map(uar)
+        return resample_matrices(truth, predicted, n_classes, **options).map(uar)
 
-    return Drawn(resample, n, groups)
+    return Drawn(resample, len(truth), groups)
 
 
 def ccc_of_files(rng: np.random.Generator, n_files: int) -> Drawn:
@@ -89,6 +115,39 @@ def auc_of_files(rng: np.random.Generator, n_files: int) -> Drawn:
     return Drawn(lambda **options: resample_rows(metric, n_files, **options), n_files)
 
 
+def map_of_files(rng: np.random.Generator, n_files: int) -> Drawn:
+    """Four labels, from 40 to 5 % of the files, whose scores are normal, 1.5 deviations apart."""
+    return _map(rng, rng.normal(size=(n_files, len(LABELS))))
+
+
+def map_of_groups(rng: np.random.Generator, n_groups: int) -> Drawn:
+    """The same, half of the scores' variance shared in a group."""
+    groups = np.repeat(np.arange(n_groups), FILES_PER_GROUP)
+    shared = rng.normal(size=(n_groups, len(LABELS)))[groups]
+    own = rng.normal(size=(len(groups), len(LABELS)))
+    return _map(rng, math.sqrt(0.5) * (shared + own), groups)
+
+
+def _map(rng: np.random.Generator, noise: np.ndarray, groups: np.ndarray | None = None) -> Drawn:
+    truth = rng.random(noise.shape) < LABELS
+    scores = noise + 1.5 * truth
+
+    def metric(counts: np.ndarray | None = None) -> np.ndarray:
+        return macro_mean(average_precision(truth, scores, counts))
+
+    return Drawn(lambda **options: resample_rows(metric, len(truth), **options), len(truth), groups)
+
+
+def true_map() -> float:
+    """Of all files there could be: the mean precision at the scores of files with the label."""
+
+    def precision(score: float, share: float) -> float:
+        found, false = share * norm.sf(score - 1.5), (1 - share) * norm.sf(score)
+        return norm.pdf(score - 1.5) * found / (found + false)
+
+    return float(np.mean([quad(precision, -6, 9, args=(share,))[0] for share in LABELS]))
+
+
 def ece_of(too_sure: float) -> Callable[[np.random.Generator, int], Drawn]:
     """Confidences from 0.4 to 1, right too_sure less often: so much is the ECE."""
 
@@ -107,6 +166,10 @@ def ece_of(too_sure: float) -> Callable[[np.random.Generator, int], Drawn]:
 CASES = [
     ("UAR, {} independent files", uar_of_files, 0.7, (30, 100, 300)),
     (f"UAR, {{}} groups of {FILES_PER_GROUP} files", uar_of_groups, 0.7, (5, 10, 20, 50)),
+    ("UAR with rare classes, {} independent files", rare_of_files, 0.7, (60, 134, 300, 1000)),
+    ("UAR with rare classes, {} groups of 5 to 59 files", rare_of_groups, 0.7, (5, 10, 20)),
+    ("MAP, {} independent files", map_of_files, true_map(), (100,)),
+    (f"MAP, {{}} groups of {FILES_PER_GROUP} files", map_of_groups, true_map(), (5,)),
     ("CCC, {} independent files", ccc_of_files, 1.2 / 2.25, (30, 100, 300)),
     (f"CCC, {{}} groups of {FILES_PER_GROUP} files", ccc_of_groups, 2 / 3, (5, 10, 20, 50)),
     ("AUC, {} independent files", auc_of_files, float(ndtr(math.sqrt(0.5))), (30, 100, 300)),
@@ -130,9 +193,11 @@ def holding(drawn: Drawn, true_value: float, seed: int, n_resamples: int) -> lis
     return [float(low <= true_value <= high) for low, high in ends]
 
 
-def coverage_rows(n_sets: int, n_resamples: int) -> Iterator[list[str]]:
+def coverage_rows(n_sets: int, n_resamples: int, only: str) -> Iterator[list[str]]:
     for title, draw, true_value, sizes in CASES:
         for size in sizes:
+            if only not in title.format(size):
+                continue
             rng = np.random.default_rng(0)
             held = [holding(draw(rng, size), true_value, i, n_resamples) for i in range(n_sets)]
             share = np.mean(held, axis=0)
@@ -179,6 +244,20 @@ def differing_rows(n_sets: int, n_resamples: int) -> Iterator[list[str]]:
             yield [f"{size} {what}", *cells]
 
 
+def few_groups_rows(n_sets: int) -> Iterator[list[str]]:
+    for size in (5, 6, 7, 8, 10):
+        cells = [f"{size} groups of {FILES_PER_GROUP} files"]
+        for n_resamples in (RESAMPLES, MANY_RESAMPLES):
+            rng, found = np.random.default_rng(0), []
+            for seed in range(n_sets):
+                target, a, b, groups = equal_systems(rng, size, clustered=True)
+                options = {"groups": groups, "n_resamples": n_resamples, "seed": seed}
+                found.append(paired_difference(CLASSES, target, a, b, **options).p_value)
+            share = 100 * np.mean(np.array(found) < 0.05)
+            cells += [f"{smallest_p(size, n_resamples):.4f}", f"{share:.1f}"]
+        yield cells
+
+
 def chance_systems(rng: np.random.Generator, n_groups: int, *, constant: bool) -> tuple:
     """Target, scores that know the group but not the class, and groups."""
     groups = np.repeat(np.arange(n_groups), FILES_PER_GROUP)
@@ -209,27 +288,57 @@ def print_table(header: list[str], rows: Iterator[list[str]]) -> None:
         print(f"| {' | '.join(row)} |", flush=True)
 
 
+def print_intervals(asked: argparse.Namespace) -> None:
+    print("\n## 95 % intervals: per cent that hold the true value\n")
+    print("Over files, and over groups where there are any: plain percentiles, percentiles widened")
+    print("for the number of files or groups (`percentile`, the default), and `bca`, widened too.")
+    header = ["test set", "over files instead", "plain percentiles", "percentile", "bca"]
+    print_table(header, coverage_rows(asked.sets, asked.resamples, asked.only))
+
+
+def print_differing(asked: argparse.Namespace) -> None:
+    print("\n## Two systems that are equally good: per cent with p < 0.05\n")
+    print("Of the UAR by the paired bootstrap, and of accuracy by McNemar's test (over files).")
+    header = ["test set", "over files instead", "percentile", "bca", "McNemar"]
+    print_table(header, differing_rows(asked.sets, asked.resamples))
+
+
+def print_few_groups(asked: argparse.Namespace) -> None:
+    print("\n## The same over few groups, by the number of resamples\n")
+    print("The smallest p that there can be, and the per cent with p < 0.05 (`percentile`).")
+    numbers = [f"{n:,} resamples" for n in (RESAMPLES, MANY_RESAMPLES)]
+    header = [f"{what}, {n}" for n in numbers for what in ("smallest p", "p < 0.05")]
+    print_table(["test set", *header], few_groups_rows(asked.sets))
+
+
+def print_chance(asked: argparse.Namespace) -> None:
+    print("\n## Scores that know the group, not the class: per cent with p <= 0.05\n")
+    print("Of the permutation test against chance.")
+    print_table(["test set", "without groups", "with groups"], chance_rows(asked.sets))
+
+
+TABLES = {
+    "intervals": print_intervals,
+    "differing": print_differing,
+    "few-groups": print_few_groups,
+    "chance": print_chance,
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--sets", type=int, default=1000)
     parser.add_argument("--resamples", type=int, default=RESAMPLES)
+    parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES))
+    parser.add_argument("--only", default="", help="intervals of test sets with these words")
     asked = parser.parse_args()
     error = 100 * math.sqrt(0.95 * 0.05 / asked.sets)
     print("# How often intervals hold, and how often tests reject\n")
     print(f"`python benchmarks/coverage.py`: {asked.sets:,} simulated test sets for each row,")
     print(f"{asked.resamples:,} resamples; what should be 95 (or 5) % has a standard error of")
-    print(f"{error:.1f} points.\n\n## 95 % intervals: per cent that hold the true value\n")
-    print("Over files, and over groups where there are any: plain percentiles, percentiles widened")
-    print("for the number of files or groups (`percentile`, the default), and `bca`, widened too.")
-    header = ["test set", "over files instead", "plain percentiles", "percentile", "bca"]
-    print_table(header, coverage_rows(asked.sets, asked.resamples))
-    print("\n## Two systems that are equally good: per cent with p < 0.05\n")
-    print("Of the UAR by the paired bootstrap, and of accuracy by McNemar's test (over files).")
-    header = ["test set", "over files instead", "percentile", "bca", "McNemar"]
-    print_table(header, differing_rows(asked.sets, asked.resamples))
-    print("\n## Scores that know the group, not the class: per cent with p <= 0.05\n")
-    print("Of the permutation test against chance.")
-    print_table(["test set", "without groups", "with groups"], chance_rows(asked.sets))
+    print(f"{error:.1f} points.")
+    for name in asked.tables:
+        TABLES[name](asked)
 
 
 if __name__ == "__main__":

@@ -68,6 +68,8 @@ class Map:
     frequency. ``score`` is the value that is explained, ``baseline_score`` what it is measured
     against: the mean over the background (shap), that of the mean image (occlusion), or None
     (gradcam, whose values have no unit). ``samples`` counts gradients or images.
+    ``within_tolerance`` tells whether shap's values add up to the change well enough; None: of
+    another method.
     """
 
     target: str
@@ -75,6 +77,7 @@ class Map:
     score: float
     baseline_score: float | None
     samples: int
+    within_tolerance: bool | None = None
 
     @property
     def total(self) -> float:
@@ -117,8 +120,8 @@ def explain_image(
     # Where the score hardly changes, a share of the change would be out of reach.
     allowed = TOLERANCE * max(abs(score - float(others.mean())), float(others.std(correction=0)))
     goal = (score - float(others.mean()), allowed)
-    values, count = _shap(function, image, column, background, goal, settings)
-    return Map(target, values, score, float(others.mean()), count)
+    values, count, adds_up = _shap(function, image, column, background, goal, settings)
+    return Map(target, values, score, float(others.mean()), count, adds_up)
 
 
 def explained(model: Classifier, settings: MapSettings) -> Function:
@@ -161,17 +164,21 @@ def _shap(
     background: Tensor,
     goal: tuple[float, float],
     settings: MapSettings,
-) -> tuple[Values, int]:
-    """The map, and how many gradients it took; ``goal``: what to add up to, and within what."""
+) -> tuple[Values, int, bool]:
+    """The map, how many gradients it took, and whether it adds up.
+
+    ``goal`` is what to add up to, and within what.
+    """
     draws = [2**i for i in range(FEWEST, MOST + 1)]
     if settings.samples is not None:
         draws = [max(1, round(settings.samples / len(background)))]
     with _captum_seed(settings.seed):
         for n in draws:
             values = _expected_gradients(function, image, column, background, n)
-            if abs(float(values.sum()) - goal[0]) <= goal[1]:
+            adds_up = abs(float(values.sum()) - goal[0]) <= goal[1]
+            if adds_up:
                 break
-    return values.numpy().astype(np.float32), n * len(background)
+    return values.numpy().astype(np.float32), n * len(background), adds_up
 
 
 def _expected_gradients(

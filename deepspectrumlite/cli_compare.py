@@ -26,12 +26,15 @@ if TYPE_CHECKING:
     from deepspectrumlite.runs import Options
     from deepspectrumlite.systems import System
 
+# More are in scores.json.
+_MOST_GROUPS = 30
 _SYSTEMS = "finetune, deepspectrum, egemaps, compare, logmel, majority"
 _Folds = Annotated[
-    str,
+    str | None,
     typer.Option(
         help="manifest: its own split. groups: leave one group out (LOSO). 5: stratified, with "
-        "whole groups. column:NAME: a fold for each value.",
+        "whole groups. column:NAME: a fold for each value.  \\[default: those in OUT, or manifest]",
+        show_default=False,
     ),
 ]
 _Choose = Annotated[
@@ -56,7 +59,7 @@ def crossvalidate(
     system: Annotated[
         str, typer.Option(help=f"{_SYSTEMS}; finetune:RECIPE, and NAME=SYSTEM for a folder's name.")
     ] = "finetune",
-    folds: _Folds = "groups",
+    folds: _Folds = None,
     recipe: Recipe = "default",
     changes: Set = None,
     choose: _Choose = None,
@@ -105,7 +108,7 @@ def compare(
     systems: Annotated[
         str, typer.Option(help=f"Separated by commas: {_SYSTEMS}; finetune:RECIPE, NAME=SYSTEM.")
     ] = "finetune,deepspectrum,logmel,majority",
-    folds: _Folds = "manifest",
+    folds: _Folds = None,
     recipe: Recipe = "default",
     changes: Set = None,
     choose: _Choose = None,
@@ -134,6 +137,9 @@ finetune,deepspectrum,egemaps,logmel --out results[/bold]
         from deepspectrumlite.comparison import compare_systems, read_system
         from deepspectrumlite.comparison_tables import caption, comparison_table, write_comparison
 
+        given = [folder.resolve() for folder in folders or []]
+        if len(set(given)) < len(given):
+            raise typer.BadParameter("a folder is given twice; give each system once")
         found = [read_system(folder) for folder in folders or []]
         if manifest is not None:
             names = [name.strip() for name in systems.split(",") if name.strip()]
@@ -184,7 +190,7 @@ def _options(skip_bad: bool, overlap: bool, device: str) -> "Options":
 def _run(
     systems: "list[System]",
     manifest: Path,
-    folds: str,
+    folds: str | None,
     out: Path,
     resamples: int,
     options: "Options",
@@ -214,6 +220,10 @@ def _run(
     return reports
 
 
+def _value(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
 def _show(report: dict[str, Any], folder: Path) -> None:
     """The score over all folds, of each fold, and of each group."""
     from deepspectrumlite.scores import quoted, quoted_over
@@ -224,8 +234,20 @@ def _show(report: dict[str, Any], folder: Path) -> None:
     for name in ("fold", "recordings", metric):
         table.add_column(name, overflow="fold")
     for row in report["folds"]:
-        table.add_row(escape(row["fold"]), str(row["n"]), f"{row['test']:.3f}")
+        table.add_row(escape(row["fold"]), str(row["n"]), _value(row["test"]))
     terminal.print(table)
+    # Where each fold is a group, it stands above already.
+    if 1 < len(report["groups"]) <= _MOST_GROUPS and len(report["groups"]) != len(report["folds"]):
+        table = Table("group", "recordings", metric)
+        for row in report["groups"]:
+            table.add_row(escape(row["group"]), str(row["n"]), _value(row["value"]))
+        terminal.print(table)
+    if report["seen_in_training"]:
+        seen = f"{report['seen_in_training']} recordings were trained on in their own fold"
+        err.print(f"[yellow]Warning:[/yellow] {seen}, so the scores are too good", soft_wrap=True)
+    if report["files_without_a_segment"]:
+        left_out = report["files_without_a_segment"]
+        typer.echo(f"{left_out} recordings shorter than a segment left out", err=True)
     warning = files.get("by_group", {}).get("warning")
     if warning:
         err.print(f"[yellow]Note:[/yellow] {escape(warning)}", soft_wrap=True)

@@ -188,13 +188,45 @@ def _explain_files(
                 found.append(_to_json(each, written))
                 _add_rows(table, each)
             tell("files", done, len(paths))
-    of = options["settings"].of
-    _write_json(folder / "explanations.json", {"of": of, "explanations": found})
+    settings = options["settings"]
+    _write_json(folder / "explanations.json", {"of": settings.of, "explanations": found})
     terminal.print(table)
+    sure = [one["within_tolerance"] for each in found for one in each["maps"]]
+    _note_sums(network, sure, settings)
     if n_bad:
         err.print(f"{n_bad} of {len(paths)} files could not be explained.")
-    typer.echo(f"Written to {folder}: explanations.json and {len(found)} pictures")
+    n_sounds = sum(len(each["files"]) - 1 for each in found)
+    parts = ["explanations.json", _count(len(found), "picture")]
+    parts += [_count(n_sounds, "WAV file")] if n_sounds else []
+    typer.echo(f"Written to {folder}: {', '.join(parts)}")
     return n_bad
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}{'' if n == 1 else 's'}"
+
+
+def _note_sums(
+    network: "Classifier", within: "Sequence[bool | None]", settings: "MapSettings"
+) -> None:
+    """Tell of maps of shap that do not add up, and what to do about it."""
+    from deepspectrumlite.attribution import TOLERANCE
+    from deepspectrumlite.model import NUMBERS
+
+    off = sum(each is False for each in within)
+    if not off:
+        return
+    advice = "more --samples"
+    if settings.samples is not None:
+        advice += ", or none, which takes them until maps add up"
+    if settings.of == "score" and network.recipe.model.output not in NUMBERS:
+        advice += ", or --of logit"
+    err.print(
+        f"[yellow]Note:[/yellow] {off} of {_count(len(within), 'map')} did not add up to the "
+        f"change of the score within {100 * TOLERANCE:.0f} %, so do not rely on their values; "
+        f"try {advice}",
+        soft_wrap=True,
+    )
 
 
 def _free_name(each: "Explanation", with_time: bool, taken: set[str]) -> str:
@@ -230,6 +262,7 @@ def _to_json(each: "Explanation", written: list[str]) -> dict[str, Any]:
             "change": one.change,
             "sum": one.total,
             "samples": one.samples,
+            "within_tolerance": one.within_tolerance,
         }
         for one in each.maps
     ]
@@ -302,6 +335,7 @@ def _explain_split(
         average_maps,
         deletion_and_insertion,
         explain_split,
+        over_what,
         sanity_check,
     )
     from deepspectrumlite.plots import save_figure
@@ -318,13 +352,16 @@ def _explain_split(
         sanity = sanity_check(network, cases, images, method=method, progress=tell, **same)
     found = curves.summary() | {f"sanity_{k}": each for k, each in sanity.summary().items()}
     figures = {name: each.to_json() for name, each in found.items()}
-    about = {"method": method, "of": settings.of, "segments": len(cases)}
+    over = over_what(cases)
+    about = {"method": method, "of": settings.of, "segments": len(cases), "over": over}
+    about["maps_not_within_tolerance"] = sum(case.map.within_tolerance is False for case in cases)
     _write_json(folder / "faithfulness.json", about | figures)
-    terminal.print(_figures(found, len(cases)))
+    terminal.print(_figures(found, over))
+    _note_sums(network, [case.map.within_tolerance for case in cases], settings)
     typer.echo(f"Written to {folder}: averages.png, faithfulness.png, faithfulness.json")
 
 
-def _figures(found: "dict[str, Estimate]", count: int) -> Table:
+def _figures(found: "dict[str, Estimate]", over: str) -> Table:
     titles = {
         "deletion": "deletion by the map: area, low is good",
         "random_deletion": "deletion at random",
@@ -335,11 +372,18 @@ def _figures(found: "dict[str, Estimate]", count: int) -> Table:
         "sanity_signed": "rank correlation with maps of random weights, near 0 is good",
         "sanity_absolute": "the same of sizes without signs",
     }
-    table = Table(title=f"{count} segments, 95 % intervals", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=f"95 % intervals over {over}",
+        caption="Segments count as independent: of few groups, others may differ more.",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+    )
     table.add_column("")
     table.add_column("mean", justify="right")
     for name, title in titles.items():
-        table.add_row(title, escape(str(found[name])))
+        one = found[name]
+        known = one.low == one.low  # NaN where a single segment was explained
+        table.add_row(title, escape(str(one)) if known else f"{one.value:.3f}")
     return table
 
 

@@ -4,7 +4,9 @@ The systems are folders of :mod:`deepspectrumlite.crossvalidate`, or run folders
 evaluated on test. The first is what the others are compared with.
 """
 
+import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +45,7 @@ class Scored:
         target: (n_files, n_outputs), the truth
         scores: (n_files, n_outputs)
         keys: (n_files,), which recording in which fold
+        recordings: digest of which they are, without folds
         groups: (n_files,), or None
         seconds: of training, over all folds; None: unknown
         size: of what predicts, in bytes; None: unknown
@@ -54,6 +57,7 @@ class Scored:
     target: npt.NDArray[Any]
     scores: npt.NDArray[Any]
     keys: npt.NDArray[Any]
+    recordings: str
     groups: npt.NDArray[Any] | None
     seconds: float | None
     size: int | None
@@ -100,7 +104,9 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _scored(folder: Path, where: Path, recipe: Recipe, about: dict[str, Any]) -> Scored:
     table = pd.read_csv(where / "predictions.csv", dtype=str, keep_default_na=False)
-    columns = [name for name in ("fold", "path", "start", "end") if name in table]
+    # A single fold has no need of a name: so a run can be compared with a system.
+    several = "fold" in table and table["fold"].nunique() > 1
+    columns = [*(["fold"] if several else []), *_known(table)]
     table = table.sort_values(columns, ignore_index=True)
     table.attrs["manifest"] = str(where / "predictions.csv")
     targets = _targets(table, recipe, where)
@@ -112,10 +118,22 @@ def _scored(folder: Path, where: Path, recipe: Recipe, about: dict[str, Any]) ->
         target=target,
         scores=scores,
         keys=table[columns].agg(" | ".join, axis=1).to_numpy(str),
+        recordings=recordings_digest(table),
         groups=find_groups(table),
         seconds=about.get("seconds"),
         size=about.get("bytes"),
     )
+
+
+def _known(table: pd.DataFrame) -> list[str]:
+    """The columns that name a recording, or a span of one."""
+    return [name for name in ("path", "start", "end") if name in table]
+
+
+def recordings_digest(predictions: pd.DataFrame) -> str:
+    """What recordings a table of predictions is about, whatever their order."""
+    rows = predictions[_known(predictions)].astype(str).agg(" | ".join, axis=1)
+    return hashlib.blake2b("\n".join(sorted(rows)).encode(), digest_size=16).hexdigest()
 
 
 def _targets(table: pd.DataFrame, recipe: Recipe, where: Path) -> Targets:
@@ -149,8 +167,8 @@ def compare_systems(
     Returns:
         ready for JSON: "metric", "title", "n_files", "over" (what the intervals were drawn over),
         "warning", "correction", and "systems", each with "value", "low", "high", "difference" to
-        the first (with "p" and Holm's "p_corrected"), "mcnemar_p" (one label), "chance_p",
-        "seconds_train", "bytes"
+        the first (with "p" and Holm's "p_corrected"), "mcnemar_p" and "mcnemar_p_corrected" (one
+        label, intervals over files), "chance_p", "seconds_train", "bytes"
 
     Raises:
         ManifestError: they were not tested on the same recordings, folds and labels
@@ -178,7 +196,7 @@ def compare_systems(
         row |= {"difference": None, "mcnemar_p": None}
         if i > 0:
             row |= _against(first, system, n_resamples, method, seed)
-        row["chance_p"] = permutation_test(
+        chance = permutation_test(
             system.decision,
             system.target,
             system.scores,
@@ -186,6 +204,7 @@ def compare_systems(
             n=n_resamples,
             seed=seed,
         )
+        row["chance_p"] = None if math.isnan(chance) else chance
         rows.append(row | {"seconds_train": system.seconds, "bytes": system.size})
     _correct(rows)
     return {
@@ -193,6 +212,7 @@ def compare_systems(
         "title": MAIN_METRIC[output],
         "n_files": len(first.target),
         "over": quoted_over(block),
+        "recordings": first.recordings,
         "warning": block.get("by_group", {}).get("warning"),
         "correction": "Holm",
         "resamples": n_resamples,
@@ -234,9 +254,10 @@ def _against(
         method=method,
         seed=seed,
     )
-    p = None if np.isnan(found.p_value) else found.p_value
+    p = None if math.isnan(found.p_value) else found.p_value
     row: dict[str, Any] = {"difference": found.difference.to_json() | {"p": p}}
-    if system.targets.output == "softmax":
+    # It takes recordings for independent, which those of one group are not.
+    if system.targets.output == "softmax" and not found.over.endswith("groups"):
         truth = system.decision.classes(system.target)
         right = [truth == system.decision.classes(each.scores) for each in (first, system)]
         row["mcnemar_p"] = mcnemar(*right)
@@ -244,11 +265,15 @@ def _against(
 
 
 def _correct(rows: list[dict[str, Any]]) -> None:
-    """Holm's correction over all systems but the first."""
+    """Holm's correction over all systems but the first, of each test by itself."""
     differences = [row["difference"] for row in rows if row["difference"] is not None]
-    known = [difference for difference in differences if difference["p"] is not None]
-    corrected = holm([difference["p"] for difference in known])
-    for difference in differences:
-        difference["p_corrected"] = None
-    for difference, p in zip(known, corrected, strict=True):
+    for difference, p in zip(differences, _holm([d["p"] for d in differences]), strict=True):
         difference["p_corrected"] = p
+    for row, p in zip(rows, _holm([row["mcnemar_p"] for row in rows]), strict=True):
+        row["mcnemar_p_corrected"] = p
+
+
+def _holm(values: Sequence[float | None]) -> list[float | None]:
+    """Holm's correction of those that are known."""
+    corrected = holm([math.nan if p is None else p for p in values])
+    return [None if math.isnan(p) else p for p in corrected]

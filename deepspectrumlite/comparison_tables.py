@@ -5,12 +5,14 @@ from typing import Any
 
 import pandas as pd
 
+from deepspectrumlite.intervals import smallest_p
 from deepspectrumlite.model import write_json
 from deepspectrumlite.plots import new_figure, save_figure
 
 _LATEX = str.maketrans(
     {c: f"\\{c}" for c in "&%$#_{}"}
     | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
+    | {c: f"${c}$" for c in "<>|"}
 )
 
 
@@ -43,7 +45,7 @@ def comparison_table(comparison: dict[str, Any]) -> tuple[list[str], list[list[s
         cells = [row["title"], _interval(row), "", ""]
         if difference is not None:
             cells[2:] = [_interval(difference, "+.3f"), _p(difference["p_corrected"])]
-        cells += [_p(row["mcnemar_p"])] if with_classes else []
+        cells += [_p(row["mcnemar_p_corrected"])] if with_classes else []
         rows.append([*cells, _p(row["chance_p"]), _time(row["seconds_train"]), _size(row["bytes"])])
     return header, rows
 
@@ -55,10 +57,20 @@ def caption(comparison: dict[str, Any]) -> str:
     text = (
         f"{comparison['n_files']} recordings; 95 % intervals over {over} (bootstrap, "
         f"{comparison['method']}, {resamples} resamples); differences to {first}, paired, with p "
-        "by Holm's correction; p accuracy: McNemar's test of the same; p chance: permutation test"
+        f"by Holm's correction{_floor(comparison)}; "
     )
+    if any(row["mcnemar_p"] is not None for row in comparison["systems"]):
+        text += "p accuracy: McNemar's test, by Holm's correction, recordings as if independent; "
+    text += "p chance: permutation test, uncorrected"
     warning = comparison["warning"]
     return f"{text}; {warning}." if warning else f"{text}."
+
+
+def _floor(comparison: dict[str, Any]) -> str:
+    """What to know where no difference could be told from chance."""
+    n_units, n_tests = int(comparison["over"].split()[0]), len(comparison["systems"]) - 1
+    least = n_tests * smallest_p(n_units, comparison["resamples"])
+    return f", which cannot be below {least:.2f} here" if least > 0.05 else ""
 
 
 def _flat(comparison: dict[str, Any]) -> pd.DataFrame:
@@ -102,7 +114,7 @@ def _markdown(header: list[str], rows: list[list[str]], comparison: dict[str, An
 
 
 def _latex(header: list[str], rows: list[list[str]], comparison: dict[str, Any]) -> str:
-    """A booktabs table."""
+    """A booktabs table with its caption."""
 
     def line(cells: list[str]) -> str:
         return " & ".join(cell.translate(_LATEX) for cell in cells) + r" \\"
@@ -110,8 +122,10 @@ def _latex(header: list[str], rows: list[list[str]], comparison: dict[str, Any])
     body = "\n".join(line(row) for row in rows)
     columns = "l" + "r" * (len(header) - 1)
     return (
-        f"% {caption(comparison)}\n\\begin{{tabular}}{{{columns}}}\n\\toprule\n{line(header)}\n"
-        f"\\midrule\n{body}\n\\bottomrule\n\\end{{tabular}}\n"
+        "% needs \\usepackage{booktabs}\n\\begin{table}\n\\centering\n"
+        f"\\caption{{{caption(comparison).translate(_LATEX)}}}\n"
+        f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{line(header)}\n\\midrule\n{body}\n"
+        "\\bottomrule\n\\end{tabular}\n\\end{table}\n"
     )
 
 

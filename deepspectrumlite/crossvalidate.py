@@ -6,6 +6,7 @@ and over all of them ``scores.json``, ``predictions.csv``, a picture, and ``syst
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -48,12 +49,14 @@ from deepspectrumlite.targets import Targets, find_targets, load_labelled
 from deepspectrumlite.train import Record
 
 ABOUT = "system.json"
+# What is counted over all folds: what a score does not say of itself.
+LEFT_OUT = ("skipped", "seen_in_training", "files_without_a_segment")
 
 
 def prepare(
     system: System,
     manifest: Path,
-    scheme: str,
+    scheme: str | None,
     out: Path,
     options: Options,
     progress: Progress = silent,
@@ -63,7 +66,8 @@ def prepare(
     Args:
         system: for its first recipe, which says what is learned
         manifest: all recordings
-        scheme: see :func:`deepspectrumlite.folds.make_folds`
+        scheme: see :func:`deepspectrumlite.folds.make_folds`; None: that of the folds that are
+            there, or else "manifest"
         out: the experiment's folder
         options: how to treat this manifest
         progress: told of every recording
@@ -83,6 +87,7 @@ def prepare(
     if before is None and others:
         raise TrainingError(f"{out}: not empty, and no experiment; choose another --out")
     scanned, skipped = scan_split(table, recipe.data, options, progress)
+    scheme = scheme or (before[0] if before else "manifest")
     if before is None:
         overlap = options.allow_group_overlap
         folds = make_folds(scanned, scheme, recipe, allow_group_overlap=overlap)
@@ -209,7 +214,9 @@ def _finetune(
             resume_run(run, options, progress=progress, on_epoch=on_epoch)
         else:
             train_run(recipe, manifest, run, options, progress=progress, on_epoch=on_epoch)
-        found[run] = _score(run, manifest, "devel", run / "devel", n_resamples, options, progress)
+        value = _score(run, manifest, "devel", run / "devel", n_resamples, options, progress)
+        # One that the metric is not defined for is worse than any.
+        found[run] = -1.0 if value is None else value
     best = max(found, key=lambda run: found[run])
     if several:
         write_json(
@@ -227,7 +234,7 @@ def _score(
     n_resamples: int,
     options: Options,
     progress: Progress,
-) -> float:
+) -> float | None:
     """The main metric of a run on a split, which is scored unless that was done before."""
     if not (out / "predictions.csv").is_file() or not (out / "scores.json").is_file():
         evaluate_run(
@@ -236,10 +243,10 @@ def _score(
     return main_value(json.loads((out / "scores.json").read_text(encoding="utf-8")))
 
 
-def main_value(report: dict[str, Any]) -> float:
-    """The metric of a report that counts; a model that it cannot be computed for is the worst."""
-    value = report["files"][MAIN_METRIC[report["output"]].lower()]["value"]
-    return -1.0 if value is None else float(value)
+def main_value(report: dict[str, Any]) -> float | None:
+    """The metric of a report that counts; None where it is not defined."""
+    value: float | None = report["files"][MAIN_METRIC[report["output"]].lower()]["value"]
+    return value
 
 
 def _baseline(
@@ -279,10 +286,12 @@ def _pool(
     first = read_scanned(next(iter(folds.values())), recipe)
     targets = find_targets(first, data, output)
     tables, rows = [], []
+    left_out: Counter[str] = Counter()
     for name, part in parts.items():
         report = json.loads((part / "test" / "scores.json").read_text(encoding="utf-8"))
         table = pd.read_csv(part / "test" / "predictions.csv", dtype=str, keep_default_na=False)
-        tables.append(_at_half(table, report).assign(fold=name))
+        tables.append(_with_thresholds(table, report).assign(fold=name))
+        left_out.update({key: report[key] for key in LEFT_OUT})
         rows.append({"fold": name, "n": len(table), "test": main_value(report)})
     predictions = pd.concat(tables, ignore_index=True)
     decision = pooled_decision(targets)
@@ -290,6 +299,7 @@ def _pool(
     report = {
         "split": f"test of {len(folds)} folds" if len(folds) > 1 else "test",
         "output": output,
+        **{key: left_out[key] for key in LEFT_OUT},
         "files": score_report(
             decision,
             target,
@@ -317,21 +327,25 @@ def pooled_decision(targets: Targets) -> Decision:
 def encode_predictions(
     predictions: pd.DataFrame, targets: Targets
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(n_files, n_outputs) each: the truth, and the scores, of a table of predictions."""
+    """(n_files, n_outputs) each: the truth, and the scores, of a table of predictions.
+
+    Several labels: scores are moved so that each fold's own thresholds are at 0.5.
+    """
     kind = "predicted" if targets.output in NUMBERS else "score"
-    columns = [f"{kind}_{name}" for name in pooled_decision(targets).columns]
-    return targets.encode(predictions), predictions[columns].to_numpy(np.float64)
+    names = pooled_decision(targets).columns
+    scores = predictions[[f"{kind}_{name}" for name in names]].to_numpy(np.float64)
+    thresholds = [f"threshold_{name}" for name in names]
+    if targets.output == "sigmoid" and set(thresholds) <= set(predictions):
+        scores = scores - predictions[thresholds].to_numpy(np.float64) + 0.5
+    return targets.encode(predictions), scores
 
 
-def _at_half(table: pd.DataFrame, report: dict[str, Any]) -> pd.DataFrame:
-    """Several labels: scores moved so that each fold's own thresholds are at 0.5."""
+def _with_thresholds(table: pd.DataFrame, report: dict[str, Any]) -> pd.DataFrame:
+    """Several labels: with each one's threshold, which differs between folds."""
     if report["output"] != "sigmoid":
         return table
-    moved = {
-        f"score_{label}": table[f"score_{label}"].astype(float) - found["threshold"] + 0.5
-        for label, found in report["files"]["labels"].items()
-    }
-    return table.assign(**moved)
+    labels = report["files"]["labels"]
+    return table.assign(**{f"threshold_{name}": labels[name]["threshold"] for name in labels})
 
 
 def _by_group(
@@ -354,14 +368,23 @@ def _by_group(
     return rows
 
 
+def _chosen(fold: Path) -> Path:
+    """The run that was tested: the fold's folder, or the candidate that its devel chose."""
+    choice = fold / "choice.json"
+    if not choice.is_file():
+        return fold
+    name: str = json.loads(choice.read_text(encoding="utf-8"))["chosen"]
+    return fold / name
+
+
 def _cost(system: System, parts: list[Path]) -> dict[str, Any]:
-    """Seconds of training over all folds, and bytes of what predicts."""
+    """Seconds of training over all folds and candidates, and bytes of what predicts."""
     if system.kind == FINETUNE:
         histories = [path for part in parts for path in part.rglob("history.jsonl")]
         records = [json.loads(line) for path in histories for line in path.open(encoding="utf-8")]
-        models = next(iter(parts)).rglob("model.safetensors")
         seconds = sum(record["seconds"] for record in records)
-        return {"seconds": seconds, "bytes": next(iter(models)).stat().st_size}
+        model = _chosen(parts[0]) / "model" / "model.safetensors"
+        return {"seconds": seconds, "bytes": model.stat().st_size}
     found = [json.loads((part / "baseline.json").read_text(encoding="utf-8")) for part in parts]
     # Features are extracted once for all folds.
     seconds = found[0]["seconds"]["extract"] + sum(each["seconds"]["fit"] for each in found)

@@ -47,13 +47,17 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Case:
-    """A segment with the map for its own label: ``image`` (3, height, width)."""
+    """A segment with the map for its own label: ``image`` (3, height, width).
+
+    ``group`` is the manifest's, None where it names none.
+    """
 
     path: Path
     start: float
     name: str
     image: Tensor = field(repr=False)
     map: Map
+    group: str | None = None
 
 
 @dataclass(frozen=True)
@@ -148,7 +152,8 @@ def explain_split(
         one.attrs = dict(table.attrs)
         start, image = _strongest(model, one, target, settings, rng)
         found = explain_image(model, image, target, method, background, settings)
-        cases.append(Case(Path(one["path"].iloc[0]), start, name, image, found))
+        group = str(one["group"].iloc[0]) if "group" in one else None
+        cases.append(Case(Path(one["path"].iloc[0]), start, name, image, found, group))
         progress(f"explaining, {method}", done, len(chosen))
     return cases
 
@@ -260,12 +265,30 @@ def area(scores: Floats, shares: Floats) -> Floats:
 
 
 def mean_of(values: Floats) -> Estimate:
-    """(n,) -> the mean with its bootstrap interval; NaN are left out."""
+    """(n,) -> the mean with its bootstrap interval over segments; NaN are left out.
+
+    The interval is widened for few segments, and NaN for fewer than 2. Segments count as
+    independent, which those of one group are not: it tells nothing about new groups.
+    """
     known = values[~np.isnan(values)]
-    if not len(known):
-        return Estimate(np.nan, np.nan, np.nan)
-    counts = resample_counts(len(known))
-    return Estimate(float(known.mean()), *interval(counts @ known / len(known)))
+    if len(known) < 2:
+        return Estimate(float(known[0]) if len(known) else np.nan, np.nan, np.nan)
+    samples = resample_counts(len(known)) @ known / len(known)
+    return Estimate(float(known.mean()), *interval(samples, n_units=len(known)))
+
+
+def over_what(cases: Sequence[Case]) -> str:
+    """What the intervals are over, with how many groups that is where groups are known.
+
+    >>> over_what([])
+    '0 segments'
+    """
+    count = len(cases)
+    text = f"{count} segment{'' if count == 1 else 's'}"
+    groups = {case.group for case in cases}
+    if not groups or None in groups:
+        return text
+    return f"{text} of {len(groups)} group{'' if len(groups) == 1 else 's'}"
 
 
 def sanity_check(

@@ -187,9 +187,9 @@ def p_value(found: Resampled, n_units: int, null: float = 0.0) -> float:
     The interval turned round: 1 - p is the level at which the interval of `Resampled.estimate` just
     reaches null, so that p < 0.05 where the 95 % interval leaves null out. Davison & Hinkley,
     "Bootstrap Methods and their Application", 1997, section 5.4 (tests from intervals) and
-    equation 4.11: a share of k of n resamples counts as (k + 1) / (n + 1), since p is never 0. With
-    1,000 resamples p is at least about 0.002, and with 5 units, which can hardly prove anything,
-    0.05. NaN for fewer than 2 units, and where all resamples are NaN.
+    equation 4.11: a share of k of n resamples counts as (k + 1) / (n + 1), since p is never 0 but
+    at least `smallest_p`. With few units that is so much that the interval can leave null out while
+    p is above 0.05. NaN for fewer than 2 units, and where all resamples are NaN.
 
     >>> found = Resampled(np.array(2.0), np.random.default_rng(0).normal(2, 1, 100_000))
     >>> round(p_value(found, n_units=1000), 3)  # 2 Phi(-2) = 0.046
@@ -206,8 +206,30 @@ def p_value(found: Resampled, n_units: int, null: float = 0.0) -> float:
         bias = _bias(float(found.value), known)
         acceleration = _acceleration(found.left_out, found.copies)
         z = (z - bias) / max(1 + acceleration * (z - bias), 1e-9) - bias
-    # Back from the widened ends of `metrics.tails`.
-    return 2 * float(stdtr(n_units - 1, -abs(z) * math.sqrt((n_units - 1) / n_units)))
+    return _two_sided(z, n_units)
+
+
+def smallest_p(n_units: int, n_resamples: int) -> float:
+    """What `p_value` gives where not one resample reaches null: no p can be smaller.
+
+    Of percentiles: of "bca" p can be a little larger or smaller, by its corrections. The fewer the
+    units, the larger it is, however much they agree. NaN for fewer than 2 units.
+
+    Args:
+        n_units: how many files or groups were drawn
+        n_resamples: how many resamples have a value
+
+    Raises:
+        ValueError: n_resamples < 1
+
+    >>> round(smallest_p(5, 1000), 4), round(smallest_p(5, 10_000), 4)
+    (0.0506, 0.0292)
+    >>> round(smallest_p(20, 1000), 4), round(smallest_p(1000, 1000), 4)
+    (0.0072, 0.0021)
+    """
+    if n_resamples < 1:
+        raise ValueError(f"there is no p-value of {n_resamples} resamples; give at least 1")
+    return math.nan if n_units < 2 else _two_sided(float(ndtri(1 / (n_resamples + 1))), n_units)
 
 
 def few_groups(n_groups: int) -> str | None:
@@ -233,6 +255,11 @@ def check_method(method: str) -> None:
     """
     if method not in METHODS:
         raise ValueError(f"method is {method!r}; it must be one of {', '.join(METHODS)}")
+
+
+def _two_sided(z: float, n_units: int) -> float:
+    """The p-value of a z of the resamples: back from the widened ends of `metrics.tails`."""
+    return 2 * float(stdtr(n_units - 1, -abs(z) * math.sqrt((n_units - 1) / n_units)))
 
 
 def _bias(value: float, samples: Floats) -> float:

@@ -6,16 +6,19 @@ reads the run, ``report.html.j2`` is the page.
 
 import datetime
 import importlib.util
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from markupsafe import Markup
 
 from deepspectrumlite import __version__, report_plots
 from deepspectrumlite.checkpoint import write_atomically
+from deepspectrumlite.comparison import recordings_digest
 from deepspectrumlite.comparison_tables import caption, comparison_table
 from deepspectrumlite.config import recipe_toml
 from deepspectrumlite.errors import DeepSpectrumLiteError, ModelError
@@ -28,6 +31,7 @@ from deepspectrumlite.report_facts import (
     TITLES,
     Facts,
     Table,
+    check_run,
     class_table,
     data_table,
     group_table,
@@ -46,6 +50,11 @@ from deepspectrumlite.scores import quoted, quoted_over
 # Of an explanation: training segments to compare with, and gradients of each map.
 BACKGROUND, GRADIENTS = 20, 160
 METHODS = {"gradcam": "Grad-CAM", "shap": "expected gradients (SHAP)", "occlusion": "occlusion"}
+# As the figures in docs/explain.md tell.
+GRADCAM_NOTE = (
+    "Grad-CAM is coarse, and in the project's own check, on the model of its demo, it was hardly "
+    "better than random order; --method shap takes longer and did better."
+)
 MOST_GROUPS = 40  # in the picture
 
 
@@ -109,6 +118,7 @@ def write_report(
         DeepSpectrumLiteError: ``out`` is no .html file in an existing folder
     """
     run, out = Path(run), out or Path(run) / "report.html"
+    check_run(run)
     if out.suffix.lower() not in (".html", ".htm") or not out.absolute().parent.is_dir():
         raise DeepSpectrumLiteError(
             f"{out}: cannot be the page; allowed: a name ending in .html, in an existing folder"
@@ -146,6 +156,7 @@ def page_values(
     files = facts.scores["files"]
     n_classes = len(facts.model.labels)
     explainer, why_not = _explainer(facts, options, progress)
+    averages, no_averages = _averages(facts, explainer, progress)
     mistakes = find_mistakes(
         facts, options.worst, explainer, audio=options.audio, progress=progress
     )
@@ -180,7 +191,9 @@ def page_values(
         "comparison": _comparison(facts, options),
         "mistakes": mistakes,
         "no_explanation": why_not,
-        "averages": _averages(facts, explainer, progress),
+        "averages": averages,
+        "no_averages": no_averages,
+        "method_note": GRADCAM_NOTE if explainer and options.method == "gradcam" else None,
         "method": METHODS.get(options.method, options.method),
         "exports": exports,
     }
@@ -328,13 +341,20 @@ def _wanted(estimate: Mapping[str, Any]) -> list[str]:
     return ["" if wanted is None else f"{wanted:.3f}", with_interval(estimate)]
 
 
-def _comparison(facts: Facts, options: ReportOptions) -> tuple[Table, Markup] | None:
-    """The table and picture of ``comparison.json``."""
+def _comparison(facts: Facts, options: ReportOptions) -> tuple[Table, Markup, str | None] | None:
+    """The table and picture of ``comparison.json``, and what is wrong with it.
+
+    One of other recordings is shown only where it was asked for.
+    """
     path = options.comparison or facts.run.resolve().parent / "comparison.json"
     path = path / "comparison.json" if path.is_dir() else path
     if options.comparison is None and not path.is_file():
         return None
-    found = read_object(path)
+    found, note = read_object(path), None
+    if found.get("recordings") != recordings_digest(facts.predictions):
+        if options.comparison is None:
+            return None
+        note = _other_recordings(facts, found)
     try:
         columns, rows = comparison_table(found)
         shown = Table(caption(found), columns, rows)
@@ -350,7 +370,20 @@ def _comparison(facts: Facts, options: ReportOptions) -> tuple[Table, Markup] | 
     words = "; ".join(f"{each['title']} {with_interval(each, 2)}" for each in found["systems"])
     lowest = min([0.0, *[dot.low or dot.value or 0.0 for dot in dots]])
     chart = report_plots.dot_chart(dots, words=f"{found['title']}: {words}.", low=lowest)
-    return shown, chart
+    return shown, chart, note
+
+
+def _other_recordings(facts: Facts, comparison: Mapping[str, Any]) -> str:
+    """Why a comparison does not belong on the page."""
+    if "recordings" in comparison:
+        return (
+            f"This comparison is over other recordings than those of {facts.split} above: its "
+            "scores cannot be compared with those of this page."
+        )
+    return (
+        "This comparison does not tell which recordings it is over; they may be others than those "
+        f"of {facts.split} above. Make it again with `deepspectrumlite compare`."
+    )
 
 
 def _explainer(
@@ -379,13 +412,21 @@ def _explainer(
 
 def _averages(
     facts: Facts, explainer: Explainer | None, progress: Progress
-) -> list[tuple[str, str]]:
-    """What speaks for each class on average; nothing where recordings cannot be read any more."""
+) -> tuple[list[tuple[str, str]], str | None]:
+    """What speaks for each class on average, or nothing and why."""
     if explainer is None or facts.manifest is None:
-        return []
+        return [], None
     rows = facts.manifest[facts.manifest["split"] == facts.split].reset_index(drop=True)
     rows.attrs = dict(facts.manifest.attrs)
     try:
-        return explainer.averages(rows, progress)
-    except DeepSpectrumLiteError:
-        return []
+        return explainer.averages(rows, progress), None
+    except DeepSpectrumLiteError as error:
+        return [], f"Not shown: {_without_folders(str(error), facts.manifest)}"
+
+
+def _without_folders(text: str, manifest: pd.DataFrame) -> str:
+    """The page may go elsewhere: no folders of this machine."""
+    paths = [*manifest["path"].astype(str), str(manifest.attrs.get("manifest", ""))]
+    for folder in sorted({str(Path(path).parent) for path in paths}, key=len, reverse=True):
+        text = text.replace(folder + os.sep, "")
+    return text

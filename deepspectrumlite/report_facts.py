@@ -15,6 +15,7 @@ from deepspectrumlite.errors import ManifestError, ModelError
 from deepspectrumlite.intervals import FEW_GROUPS
 from deepspectrumlite.manifest import SPLITS
 from deepspectrumlite.model import NUMBERS, Classifier, load_model
+from deepspectrumlite.predict import model_folder
 from deepspectrumlite.progress import Progress, silent
 from deepspectrumlite.runs import evaluate_run, read_scanned
 from deepspectrumlite.scores import quoted, quoted_over
@@ -119,12 +120,8 @@ def read_facts(run: Path, split: str | None = None, *, progress: Progress = sile
         ManifestError: no such split
         AudioError: a recording that has to be scored cannot be read
     """
+    check_run(run)
     model = load_model(run)
-    if not (run / "model").is_dir():
-        raise ModelError(
-            f"{run}: a model without its run; allowed: a run folder, as `deepspectrumlite train` "
-            "writes it, with model, manifest.csv and history.jsonl"
-        )
     own = run / "manifest.csv"
     manifest = read_scanned(own, model.recipe) if own.is_file() else None
     known = SPLITS if manifest is None else [x for x in SPLITS if x in set(manifest["split"])]
@@ -148,6 +145,31 @@ def read_facts(run: Path, split: str | None = None, *, progress: Progress = sile
         scores=read_object(folder / "scores.json"),
         predictions=predictions,
     )
+
+
+def check_run(run: Path) -> None:
+    """Refuse what is no run folder.
+
+    Raises:
+        ModelError: nothing there, a model without its run, or a system of several folds
+    """
+    if (run / "system.json").is_file() and not (run / "model").is_dir():
+        folds = sorted(path.parent for path in run.glob("*/model") if path.is_dir())
+        if folds:
+            raise ModelError(
+                f"{run}: a system of several folds, with a run in each of them; allowed: one of "
+                f"these {len(folds)} runs, such as {folds[0]}"
+            )
+        raise ModelError(
+            f"{run}: a system without runs (a baseline, or not trained yet), which has no page; "
+            "allowed: a run folder, as `deepspectrumlite train` writes it"
+        )
+    model_folder(run)
+    if not (run / "model").is_dir():
+        raise ModelError(
+            f"{run}: a model without its run; allowed: a run folder, as `deepspectrumlite train` "
+            "writes it, with model, manifest.csv and history.jsonl"
+        )
 
 
 def read_object(path: Path) -> dict[str, Any]:

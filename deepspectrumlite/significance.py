@@ -226,6 +226,9 @@ def permutation_test(
         n: how many times to shuffle
         seed: of the shuffling
 
+    Returns:
+        p; NaN where the metric itself is (no file has a label, or truth and numbers are constant)
+
     Raises:
         ValueError: n < 1, or the arrays do not fit together
 
@@ -237,6 +240,8 @@ def permutation_test(
         raise ValueError(f"cannot shuffle {n} times; give at least 1")
     rng = np.random.default_rng(seed)
     value = float(main_metric(decision, target, scores))
+    if np.isnan(value):
+        return float("nan")
     groups = np.zeros(len(target)) if groups is None else groups
     inside, whole = _blocks(target, number_units(groups, len(target)))
     # As good but for the rounding of a sum in another order.

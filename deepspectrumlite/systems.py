@@ -37,9 +37,17 @@ class System:
 
     @property
     def title(self) -> str:
-        """For tables: the kind in words, and the name where it says more."""
+        """For tables: the kind in words, and what sets it apart from others of its kind."""
         title = TITLES.get(self.kind, "Fine-tuned network")
-        return title if self.name == self.kind else f"{title} ({self.name})"
+        several = len(self.recipes) > 1
+        more = [
+            self.name if self.name != self.kind else "",
+            f"layer {self.layer}" if self.layer and self.kind == "deepspectrum" else "",
+            "train + devel" if self.fit_devel and self.kind != FINETUNE else "",
+            f"best of {len(self.recipes)} on devel" if several else "",
+        ]
+        told = ", ".join(text for text in more if text)
+        return f"{title} ({told})" if told else title
 
 
 def parse_system(

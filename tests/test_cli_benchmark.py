@@ -7,7 +7,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from deepspectrumlite import cli_benchmark
+from deepspectrumlite import cli_benchmark, terminal
 from deepspectrumlite.benchmark import FirstPrediction, Latency, Measured
 from deepspectrumlite.errors import ModelError
 from deepspectrumlite.layers import Layer
@@ -16,7 +16,6 @@ from deepspectrumlite.model import Classifier
 app = typer.Typer()
 app.command()(cli_benchmark.benchmark)
 app.command()(cli_benchmark.stats)
-WIDE = {"COLUMNS": "200"}
 
 WHOLE = Measured(
     path="runs/first/model.tflite",
@@ -70,8 +69,14 @@ def folder(tmp_path_factory, make_recipe):
     return path
 
 
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch):
+    # Not by COLUMNS: what that was at the import counts.
+    monkeypatch.setattr(terminal.out, "_width", 200)
+
+
 def call(*arguments):
-    return CliRunner().invoke(app, [str(each) for each in arguments], env=WIDE)
+    return CliRunner().invoke(app, [str(each) for each in arguments])
 
 
 def rows_of(text):

@@ -1,5 +1,7 @@
 """The commands `crossvalidate` and `compare`, as a user types them."""
 
+import json
+
 import pandas as pd
 import pytest
 from test_comparison import write_system
@@ -23,13 +25,15 @@ def test_compare_runs_systems_and_prints_their_table(run, grouped, tiny_toml, tm
     code, printed, errors = run(*arguments)
     assert code == 0, errors
     assert "log-mel" in printed.lower()
-    assert "95 % over 6 groups" in printed
+    assert "95 % intervals over 6 groups" in printed
     assert {path.name for path in out.iterdir()} == {
         *(f"comparison.{suffix}" for suffix in ("md", "tex", "csv", "json", "png")),
         "folds",
         "logmel",
         "majority",
     }
+    # A run's report takes it for its own only if it is about the same recordings.
+    assert "recordings" in json.loads((out / "comparison.json").read_text())
     # Again, with one more system, and the same folds.
     more = [*arguments]
     more[4] = "logmel,majority,again=logmel"

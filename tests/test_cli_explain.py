@@ -16,7 +16,9 @@ def test_explains_files_and_goes_on_after_a_bad_one(run, trained, tones, tmp_pat
     code, text, errors = run(*arguments, "--target", "low", "--target", "high", "--samples", 90)
     assert code == 1
     assert "bad.wav" in errors[0]
-    assert "1 of 2 files could not be explained." in errors[1]
+    assert "1 of 2 files could not be explained." in errors[-1]
+    counted = "explanations.json, 1 picture, 2 WAV files"
+    assert text.splitlines()[-1] == f"Written to {out}: {counted}"
     written = json.loads((out / "explanations.json").read_text())
     (found,) = written["explanations"]
     assert found["path"] == str(good)
@@ -36,6 +38,38 @@ def test_explains_files_and_goes_on_after_a_bad_one(run, trained, tones, tmp_pat
     with Image.open(out / names[0]) as image:
         assert image.width > 2 * image.height
     assert soundfile.info(out / names[1]).frames == 4000
+
+
+@pytest.mark.parametrize(
+    ("options", "advice"),
+    [
+        (("--samples", 1), ", or none, which takes them until maps add up, or --of logit"),
+        (("--samples", 1, "--of", "logit"), ", or none, which takes them until maps add up"),
+    ],
+)
+def test_maps_that_do_not_add_up_are_told_of(run, trained, tones, tmp_path, options, advice):
+    path = tones.parent / "low-test-0.wav"
+    code, text, errors = run(
+        "explain", trained, path, "--target", "all", "--out", tmp_path, *options
+    )
+    assert code == 0
+    (found,) = json.loads((tmp_path / "explanations.json").read_text())["explanations"]
+    off = [each for each in found["maps"] if each["within_tolerance"] is False]
+    assert len(off) > 0
+    for each in off:
+        assert abs(each["sum"] - each["change"]) > 0.05 * abs(each["change"])
+    (note,) = errors
+    assert note.startswith(f"Note: {len(off)} of 3 maps did not add up to the change of the score")
+    assert note.endswith(f"try more --samples{advice}")
+    assert text.splitlines()[-1].endswith(": explanations.json, 1 picture")
+
+
+def test_maps_that_add_up_need_no_note(run, trained, tones, tmp_path):
+    path = tones.parent / "low-test-0.wav"
+    code, _, errors = run("explain", trained, path, "--out", tmp_path, "--method", "gradcam")
+    assert (code, errors) == (0, [])
+    (found,) = json.loads((tmp_path / "explanations.json").read_text())["explanations"]
+    assert [each["within_tolerance"] for each in found["maps"]] == [None]
 
 
 def test_every_segment_and_namesakes_have_names_of_their_own(run, trained, tones, tmp_path):
@@ -71,7 +105,8 @@ def test_a_split_gets_averages_and_figures(run, trained, tmp_path):
         "faithfulness.json",
     }
     figures = json.loads((tmp_path / "faithfulness.json").read_text())
-    assert figures["segments"] == 3
+    assert (figures["segments"], figures["over"]) == (3, "3 segments")
+    assert "95 % intervals over 3 segments" in text
     assert f"{figures['deletion_gain']['value']:.3f}" in text
     gain = figures["insertion"]["value"] - figures["random_insertion"]["value"]
     assert figures["insertion_gain"]["value"] == pytest.approx(gain)

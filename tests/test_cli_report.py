@@ -51,8 +51,9 @@ def test_mistakes_are_one_line(run, copied, arguments, code, told):
     assert not (copied / "report.html").exists()
 
 
-def test_what_is_no_run(run, tmp_path):
-    code, _, errors = run("report", tmp_path)
+@pytest.mark.parametrize("name", ["", "nope"])
+def test_what_is_no_run(run, tmp_path, name):
+    code, _, errors = run("report", tmp_path / name)
     assert code == 1
     assert len(errors) == 1
     assert "no model there" in errors[0]

@@ -1,14 +1,19 @@
 """A table of systems: the same recordings, differences to the first, and every format."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from deepspectrumlite.comparison import compare_systems, read_system
-from deepspectrumlite.comparison_tables import comparison_table, write_comparison
+from deepspectrumlite.comparison import compare_systems, read_system, recordings_digest
+from deepspectrumlite.comparison_tables import caption, comparison_table, write_comparison
+from deepspectrumlite.crossvalidate import encode_predictions, pooled_decision
 from deepspectrumlite.errors import ManifestError, ModelError
+from deepspectrumlite.intervals import smallest_p
+from deepspectrumlite.significance import holm, mcnemar
+from deepspectrumlite.targets import Targets
 
 LABELS = ["cough", "sneeze"]
 
@@ -58,7 +63,8 @@ def test_metrics_and_differences_are_those_of_the_predictions(systems):
     assert bad["difference"]["value"] == pytest.approx(bad["value"] - good["value"])
     assert bad["difference"]["high"] < 0
     assert bad["difference"]["p_corrected"] < 0.05
-    assert bad["mcnemar_p"] < 0.001
+    # Recordings of a group are not independent, as McNemar's test takes them to be.
+    assert bad["mcnemar_p"] is None
     assert fair["difference"]["p_corrected"] >= fair["difference"]["p"]
     assert good["chance_p"] < 0.01 < bad["chance_p"]
     assert (good["bytes"], good["seconds_train"], fair["bytes"]) == (2_500_000, 90.0, None)
@@ -70,18 +76,52 @@ def test_a_system_does_not_differ_from_itself(systems):
     assert twin["difference"]["value"] == 0
     assert twin["difference"]["low"] == twin["difference"]["high"] == 0
     assert twin["difference"]["p"] == 1
-    assert twin["mcnemar_p"] == 1
 
 
-def test_few_groups_are_said_so(tmp_path, make_recipe):
-    write_system(tmp_path / "one", "One", 0.8, make_recipe(), n_groups=3)
-    comparison = compare_systems([read_system(tmp_path / "one")], n_resamples=200)
+def test_few_groups_are_said_so_and_files_are_compared(tmp_path, make_recipe):
+    recipe, shares = make_recipe(), {"one": 0.9, "two": 0.6, "three": 0.8}
+    for seed, (name, share) in enumerate(shares.items()):
+        write_system(tmp_path / name, name, share, recipe, seed=seed, n_groups=3)
+    found = [read_system(tmp_path / name) for name in shares]
+    comparison = compare_systems(found, n_resamples=200)
     assert comparison["over"] == "120 files"
     assert "3 groups" in comparison["warning"]
+    tests = [row["mcnemar_p"] for row in comparison["systems"]]
+    assert tests[0] is None
+    assert tests[1] == mcnemar(*[_right(found[i]) for i in (0, 1)])
+    corrected = [row["mcnemar_p_corrected"] for row in comparison["systems"]]
+    assert corrected == [None, *holm(tests[1:])]
+    header, rows = comparison_table(comparison)
+    assert header[4] == "p accuracy"
+    assert len(rows[0]) == len(header)
+
+
+def _right(system):
+    return system.decision.classes(system.target) == system.decision.classes(system.scores)
+
+
+def test_a_p_value_that_cannot_be_small_is_said_so(tmp_path, make_recipe):
+    for seed in range(4):
+        write_system(tmp_path / str(seed), "x", 0.9, make_recipe(), seed=seed, n_groups=6)
+    comparison = compare_systems([read_system(tmp_path / str(i)) for i in range(4)])
+    least = 3 * smallest_p(6, 1000)
+    assert least > 0.05
+    assert f"which cannot be below {least:.2f} here" in caption(comparison)
+    assert all(row["difference"]["p_corrected"] >= least for row in comparison["systems"][1:])
+
+
+def test_several_labels_keep_their_scores_and_each_folds_thresholds(tmp_path, make_recipe):
+    targets = Targets("sigmoid", ["a", "b"], make_recipe("model.output=sigmoid").data)
+    table = pd.DataFrame({"label": ["a", "a;b"], "score_a": ["0.3", "0.6"]})
+    table = table.assign(score_b=["0.1", "0.2"], threshold_a=["0.2", "0.7"], threshold_b="0.2")
+    target, scores = encode_predictions(table, targets)
+    assert target.tolist() == [[1, 0], [1, 1]]
+    assert pooled_decision(targets).present(scores).tolist() == [[True, False], [False, True]]
 
 
 def test_every_format_holds_every_system(systems, tmp_path):
     comparison = compare_systems([read_system(folder) for folder in systems], n_resamples=200)
+    comparison["systems"][0]["chance_p"] = 0.0004
     written = write_comparison(comparison, tmp_path / "table")
     assert [path.suffix for path in written] == [".md", ".tex", ".csv", ".json", ".png"]
     assert json.loads(written[3].read_text()) == comparison
@@ -94,7 +134,10 @@ def test_every_format_holds_every_system(systems, tmp_path):
     latex = written[1].read_text()
     assert r"Good \& 100 \%" in latex
     assert r"x\_1" in latex
-    assert latex.count(r"\\") == 4
+    assert latex.count(r" \\") == 4
+    assert r"\caption{120 recordings" in latex
+    assert "$<$0.001" in latex
+    assert "<0" not in latex.replace("$<$0", "")
     flat = pd.read_csv(written[2])
     assert flat["difference_value"].isna().tolist() == [True, False, False]
     assert flat["value"].tolist() == [row["value"] for row in comparison["systems"]]
@@ -135,8 +178,6 @@ def test_a_folder_without_results_is_refused(tmp_path):
 
 @pytest.mark.slow
 def test_runs_can_be_compared_once_they_are_evaluated(trained, tmp_path):
-    import shutil
-
     from deepspectrumlite.runs import evaluate_run
 
     run = tmp_path / "first"
@@ -145,6 +186,24 @@ def test_runs_can_be_compared_once_they_are_evaluated(trained, tmp_path):
     with pytest.raises(ModelError, match="evaluate"):
         read_system(run)
     report, _ = evaluate_run(run, None, "test")
-    (row,) = compare_systems([read_system(run)], n_resamples=200)["systems"]
+    comparison = compare_systems([read_system(run)], n_resamples=200)
+    (row,) = comparison["systems"]
+    predictions = pd.read_csv(run / "test" / "predictions.csv", dtype=str).sample(frac=1)
+    assert comparison["recordings"] == recordings_digest(predictions)
     assert row["value"] == pytest.approx(report["files"]["uar"]["value"])
     assert row["bytes"] == (run / "model" / "model.safetensors").stat().st_size
+
+
+@pytest.mark.slow
+def test_a_run_is_compared_with_a_system_on_the_same_split(trained, tones, make_recipe, tmp_path):
+    from deepspectrumlite.crossvalidate import crossvalidate, prepare
+    from deepspectrumlite.runs import Options, evaluate_run
+    from deepspectrumlite.systems import System
+
+    shutil.copytree(trained, tmp_path / "first")
+    evaluate_run(tmp_path / "first", tones, "test")
+    system, out = System("logmel", "logmel", (make_recipe(),)), tmp_path / "out"
+    folds = prepare(system, tones, "manifest", out, Options(device="cpu"))
+    crossvalidate(system, folds, out, Options(device="cpu"))
+    found = [read_system(tmp_path / "first"), read_system(out / "logmel")]
+    assert compare_systems(found, n_resamples=200)["n_files"] == 9

@@ -48,6 +48,7 @@ def test_all_systems_are_tested_on_the_same_recordings(experiment, grouped):
         assert sorted(predictions["path"]) == paths
         assert report["files"]["n"] == 30
         assert report["files"]["by_group"]["n_groups"] == 6
+        assert report["skipped"] == report["files_without_a_segment"] == 0
         assert (out / system.name / "confusion.png").is_file()
         assert json.loads((out / system.name / "scores.json").read_text()) == report
     # Pure tones and noise: the mean and deviation of each band tell them apart; a constant cannot.
@@ -137,6 +138,11 @@ def test_a_choice_is_made_on_devel_and_only_the_chosen_is_tested(
             assert devel["files"]["uar"]["value"] == value
             assert not (fold / candidate / "test").exists()
         assert (fold / "test" / "scores.json").is_file()
+    about = json.loads((out / "tuned" / "system.json").read_text())
+    histories = [path.open() for path in (out / "tuned").rglob("history.jsonl")]
+    seconds = [json.loads(line)["seconds"] for file in histories for line in file]
+    assert about["seconds"] == pytest.approx(sum(seconds))
+    assert len(histories) == 4
 
 
 @pytest.mark.slow
@@ -145,6 +151,7 @@ def test_other_settings_are_not_mixed_with_what_is_there(experiment, grouped, ma
     other = System("finetune", "finetune", (make_recipe("train.epochs=3"),))
     with pytest.raises(TrainingError, match="other settings"):
         crossvalidate(other, folds, out, OPTIONS)
+    assert prepare(systems[0], grouped, None, out, OPTIONS) == folds
     with pytest.raises(TrainingError, match="were made by --folds 3, not groups"):
         prepare(systems[0], grouped, "groups", out, OPTIONS)
 
@@ -183,7 +190,9 @@ def test_systems_are_named_on_the_command_line():
     assert (paper.kind, paper.name) == ("finetune", "finetune-paper")
     assert paper.recipes == (load_recipe("paper", ["train.seed=3"]),)
     named = parse_system("seed-7=finetune", choose=["train.epochs=[5, 9]"])
-    assert named.title == "Fine-tuned network (seed-7)"
+    assert named.title == "Fine-tuned network (seed-7, best of 2 on devel)"
+    deep = parse_system("deepspectrum", layer="blocks.3", fit_devel=True)
+    assert deep.title.endswith("linear SVM (layer blocks.3, train + devel)")
     assert [recipe.train.epochs for recipe in named.recipes] == [5, 9]
 
 

@@ -48,7 +48,7 @@ def test_the_demo_ends_with_its_score_and_its_files(demo):
     report = json.loads((folder / "runs" / "demo" / "test" / "scores.json").read_text())
     uar = report["files"]["uar"]
     interval = f"{uar['value']:.3f} [{uar['low']:.3f}, {uar['high']:.3f}]"
-    assert score == f"UAR on test: {interval} (95 % bootstrap interval over files)"
+    assert score == f"UAR on test: {interval} (95 % bootstrap interval over 77 files)"
     assert [line.split(":")[0] for line in named] == ["Model", "Scores", "Plots"]
     paths = [path for line in named for path in line.split(":")[1].split(",")]
     assert len(paths) == 4

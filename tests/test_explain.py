@@ -100,7 +100,8 @@ def test_attributions_add_up_to_the_change_of_the_score(trained_model, tones, ba
         assert each.score == pytest.approx(found.scores[column], abs=1e-6)
         assert each.baseline_score == pytest.approx(float(scores[:, column].mean()), abs=1e-6)
         allowed = 0.05 * max(abs(each.change), float(scores[:, column].std(correction=0)))
-        assert abs(each.total - each.change) <= allowed or each.samples == 6 * 64
+        assert each.within_tolerance == (abs(each.total - each.change) <= allowed)
+        assert each.within_tolerance or each.samples == 6 * 64
         assert each.total == pytest.approx(each.change, abs=0.1)
 
 
@@ -118,6 +119,22 @@ def test_more_samples_add_up_better(trained_model, tones, background):
         off.append(max(abs(each.total - each.change) for each in found))
     assert off[1] < 0.1
     assert off[1] < off[0]
+
+
+def test_what_does_not_add_up_is_told(region_model, noises):
+    image = noises[0] * 0.5 + 0.5
+    steep = region_model(weight=200.0)
+    few, many = (
+        explain_image(steep, image, "there", "shap", noises[1:], MapSettings(samples=n))
+        for n in (11, 11 * 64)
+    )
+    for found in (few, many):
+        spread = score_images(explained(steep, MapSettings()), noises[1:])[:, 0].double()
+        allowed = 0.05 * max(abs(found.change), float(spread.std(correction=0)))
+        assert found.within_tolerance == (abs(found.total - found.change) <= allowed)
+    assert (few.within_tolerance, many.within_tolerance) == (False, True)
+    rough = explain_image(steep, image, "there", "gradcam", None)
+    assert rough.within_tolerance is None
 
 
 def test_shap_agrees_with_captums_own_draws(trained_model, tones, background):

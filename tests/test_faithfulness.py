@@ -3,6 +3,7 @@ import pytest
 import soundfile
 import torch
 from explain_helpers import look_at_region
+from scipy import stats
 
 from deepspectrumlite import faithfulness
 from deepspectrumlite.attribution import MapSettings, explain_image
@@ -17,9 +18,11 @@ from deepspectrumlite.faithfulness import (
     deletion_and_insertion,
     explain_split,
     mean_of,
+    over_what,
     sanity_check,
 )
 from deepspectrumlite.model import Classifier
+from deepspectrumlite.resampling import resample_counts
 from deepspectrumlite.targets import load_labelled
 
 FAST = {"method": "gradcam"}
@@ -112,6 +115,40 @@ def test_blocks():
 def test_means_leave_out_what_is_not_known():
     assert mean_of(np.array([1.0, 3.0, np.nan])).value == 2
     assert np.isnan(mean_of(np.array([np.nan])).value)
+
+
+def test_one_segment_has_no_interval():
+    found = mean_of(np.array([0.3, np.nan]))
+    assert found.value == 0.3
+    assert np.isnan([found.low, found.high]).all()
+
+
+def test_intervals_are_as_wide_as_students():
+    values = np.random.default_rng(0).normal(size=5)
+    found = mean_of(values)
+    low, high = stats.t.interval(0.95, 4, values.mean(), stats.sem(values))
+    # Only nearly so: percentiles of five values cannot leave their range.
+    assert (found.high - found.low) / (high - low) == pytest.approx(1, abs=0.3)
+    plain = np.quantile(resample_counts(5) @ values / 5, [0.025, 0.975])
+    assert found.low < plain[0] - 0.05
+    assert found.high > plain[1] + 0.05
+
+
+def test_what_intervals_are_over(shap_cases):
+    assert over_what(shap_cases) == "6 segments"
+    assert over_what(shap_cases[:1]) == "1 segment"
+    grouped = [
+        faithfulness.replace(case, group=f"kit {i // 3}") for i, case in enumerate(shap_cases)
+    ]
+    assert over_what(grouped) == "6 segments of 2 groups"
+    assert over_what(grouped[:3]) == "3 segments of 1 group"
+
+
+def test_cases_know_their_group(trained_model, tones_table):
+    table = tones_table.assign(group=[f"kit {i}" for i in range(len(tones_table))])
+    cases = explain_split(trained_model, table, None, per_class=1, **FAST)
+    names = dict(zip(table["path"].astype(str), table["group"], strict=True))
+    assert [case.group for case in cases] == [names[str(case.path)] for case in cases]
 
 
 def test_random_weights_destroy_the_map(trained_model, shap_cases, background, monkeypatch):

@@ -461,13 +461,72 @@ def test_is_evaluated_where_that_was_not_done(trained, tmp_path):
 
 
 def test_what_is_no_run_is_refused(trained, tmp_path):
-    with pytest.raises(ModelError, match="no model there"):
-        write_report(tmp_path)
+    for nothing in (tmp_path, tmp_path / "nope"):
+        with pytest.raises(ModelError, match="no model there"):
+            write_report(nothing)
     with pytest.raises(ModelError, match="a model without its run"):
         write_report(trained / "model", tmp_path / "page.html")
     for bad in (tmp_path / "page.pdf", tmp_path / "none" / "page.html"):
         with pytest.raises(DeepSpectrumLiteError, match=r"a name ending in \.html"):
             write_report(trained, bad)
+
+
+def test_a_system_of_several_folds_names_a_run(trained, tmp_path):
+    (tmp_path / "system.json").write_text("{}")
+    with pytest.raises(ModelError, match="a system without runs"):
+        write_report(tmp_path)
+    for fold in ("fold2", "fold1"):
+        (tmp_path / fold).mkdir()
+        shutil.copytree(trained / "model", tmp_path / fold / "model")
+    with pytest.raises(ModelError, match=r"these 2 runs, such as .*fold1$"):
+        write_report(tmp_path)
+
+
+def test_no_means_without_a_word(runs, tmp_path):
+    run = copy_of(runs["linear"], tmp_path)
+    manifest = pd.read_csv(run / "manifest.csv", dtype=str, keep_default_na=False)
+    test = manifest["split"] == "test"
+    folder = manifest["path"].str.rsplit("/", n=1).str[0].iloc[0]
+    manifest.loc[test, "path"] = manifest.loc[test, "path"].str.replace("it's", "gone")
+    manifest.to_csv(run / "manifest.csv", index=False)
+    page, _ = write_report(run, tmp_path / "page.html", ReportOptions(worst=0))
+    text = page.read_text(encoding="utf-8")
+    section = text.partition('<section id="averages">')[2].partition("</section>")[0]
+    assert "Not shown: gone" in html.unescape(section)
+    assert "no such file" in section
+    assert "<img" not in section
+    assert folder not in text
+
+
+@pytest.mark.parametrize(("method", "told"), [("gradcam", True), ("occlusion", False)])
+def test_how_far_to_trust_maps(runs, tmp_path, method, told):
+    options = ReportOptions(worst=0, method=method)
+    page, _ = write_report(runs["softmax"], tmp_path / "page.html", options)
+    assert ("hardly better than random order" in page.read_text(encoding="utf-8")) == told
+
+
+def test_only_a_named_comparison_is_of_other_recordings(runs, tmp_path):
+    run = copy_of(runs["softmax"], tmp_path)
+    found = compare_systems([read_system(run)] * 2, n_resamples=100)
+    path, page = tmp_path / "comparison.json", tmp_path / "page.html"
+
+    def section(options):
+        write_report(run, page, options)
+        text = page.read_text(encoding="utf-8")
+        return text.partition('<section id="comparison">')[2].partition("</section>")[0]
+
+    named = dataclasses.replace(PLAIN, comparison=tmp_path)
+    path.write_text(json.dumps(found))
+    assert section(PLAIN) == section(named) != ""
+    assert 'role="note"' not in section(named)
+    unknown = {key: value for key, value in found.items() if key != "recordings"}
+    for other, note in (
+        (found | {"recordings": "0" * 32}, "is over other recordings than those of test"),
+        (unknown, "does not tell which recordings it is over"),
+    ):
+        path.write_text(json.dumps(other))
+        assert section(PLAIN) == ""
+        assert note in section(named)
 
 
 def test_comparison_is_that_of_its_file(pages, runs):

@@ -228,6 +228,16 @@ def test_what_is_recognised_is_no_chance(output):
     assert permutation_test(decision, target, noise, n=99) > 0.05
 
 
+@pytest.mark.parametrize(
+    ("decision", "target"), [(SOUNDS, np.zeros((6, 2))), (NUMBERS, np.ones((6, 2)))]
+)
+def test_without_a_metric_there_is_no_p_value(decision, target):
+    """No file has a label, or truth and prediction are the same constant: 0/0."""
+    assert np.isnan(main_metric(decision, target, target))
+    for groups in (None, np.arange(6) // 2):
+        assert np.isnan(permutation_test(decision, target, target, groups=groups, n=19))
+
+
 def test_groups_with_one_class_swap_it_as_a_whole():
     """Six groups, three of each class, all of them right: 1 of 20 ways to share the classes."""
     decision = Decision("softmax", ["a", "b"])
