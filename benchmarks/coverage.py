@@ -169,7 +169,7 @@ CASES = [
     ("UAR with rare classes, {} independent files", rare_of_files, 0.7, (60, 134, 300, 1000)),
     ("UAR with rare classes, {} groups of 5 to 59 files", rare_of_groups, 0.7, (5, 10, 20)),
     ("MAP, {} independent files", map_of_files, true_map(), (100,)),
-    (f"MAP, {{}} groups of {FILES_PER_GROUP} files", map_of_groups, true_map(), (5,)),
+    (f"MAP, {{}} groups of {FILES_PER_GROUP} files", map_of_groups, true_map(), (5, 10, 20)),
     ("CCC, {} independent files", ccc_of_files, 1.2 / 2.25, (30, 100, 300)),
     (f"CCC, {{}} groups of {FILES_PER_GROUP} files", ccc_of_groups, 2 / 3, (5, 10, 20, 50)),
     ("AUC, {} independent files", auc_of_files, float(ndtr(math.sqrt(0.5))), (30, 100, 300)),

@@ -1,5 +1,7 @@
 """The commands that test systems on the same folds, and put them into one table."""
 
+import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -203,7 +205,10 @@ def _run(
     with progress() as tell:
         manifests = prepare(systems[0], manifest, folds, out, options, tell)
     for system in systems:
-        err.print(f"{escape(system.title)}: {len(manifests)} folds", highlight=False)
+        count = len(manifests)
+        folds_word = "fold" if count == 1 else "folds"
+        err.print(f"{escape(system.title)}: {count} {folds_word}", highlight=False)
+        tell_fold = _fold_teller(count)
         try:
             with progress() as tell:
                 reports[system.name] = run(
@@ -213,11 +218,23 @@ def _run(
                     options,
                     n_resamples=resamples,
                     progress=tell,
+                    on_fold=tell_fold,
                     on_epoch=epoch_printer(),
                 )
         except KeyboardInterrupt:
             raise KeyboardInterrupt("Interrupted; the same command goes on.") from None
     return reports
+
+
+def _fold_teller(count: int) -> Callable[[str], None]:
+    """A function that prints a line at the begin of each of several folds."""
+    numbers = itertools.count(1)
+
+    def tell(name: str) -> None:
+        if count > 1:
+            err.print(f"fold {next(numbers)} of {count}: {escape(name)}", highlight=False)
+
+    return tell
 
 
 def _value(value: float | None) -> str:

@@ -365,10 +365,10 @@ def _figures(found: "dict[str, Estimate]", over: str) -> Table:
     titles = {
         "deletion": "deletion by the map: area, low is good",
         "random_deletion": "deletion at random",
-        "deletion_gain": "[bold]gained by the map[/bold]",
+        "deletion_gain": "[bold]lower by the map, by[/bold]",
         "insertion": "insertion by the map: area, high is good",
         "random_insertion": "insertion at random",
-        "insertion_gain": "[bold]gained by the map[/bold]",
+        "insertion_gain": "[bold]higher by the map, by[/bold]",
         "sanity_signed": "rank correlation with maps of random weights, near 0 is good",
         "sanity_absolute": "the same of sizes without signs",
     }

@@ -56,9 +56,10 @@ def caption(comparison: dict[str, Any]) -> str:
     over, resamples = comparison["over"], comparison["resamples"]
     text = (
         f"{comparison['n_files']} recordings; 95 % intervals over {over} (bootstrap, "
-        f"{comparison['method']}, {resamples} resamples); differences to {first}, paired, with p "
-        f"by Holm's correction{_floor(comparison)}; "
+        f"{comparison['method']}, {resamples} resamples); "
     )
+    if len(comparison["systems"]) > 1:
+        text += f"differences to {first}, paired, with p by Holm's correction{_floor(comparison)}; "
     if any(row["mcnemar_p"] is not None for row in comparison["systems"]):
         text += "p accuracy: McNemar's test, by Holm's correction, recordings as if independent; "
     text += "p chance: permutation test, uncorrected"

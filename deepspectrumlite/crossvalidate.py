@@ -83,6 +83,8 @@ def prepare(
     table = load_labelled(manifest, recipe.data, recipe.model.output)
     before = read_folds(out)
     # Folds that were being written when the process was killed are written again.
+    if out.is_file():
+        raise TrainingError(f"{out}: already there, and a file; choose another --out")
     others = [path for path in out.iterdir() if path.name != FOLDER] if out.is_dir() else []
     if before is None and others:
         raise TrainingError(f"{out}: not empty, and no experiment; choose another --out")
@@ -114,6 +116,7 @@ def crossvalidate(
     *,
     n_resamples: int = RESAMPLES,
     progress: Progress = silent,
+    on_fold: Callable[[str], None] = lambda name: None,
     on_epoch: Callable[[Record], None] = lambda record: None,
 ) -> dict[str, Any]:
     """Train and test one system on every fold; what is done already is kept.
@@ -125,6 +128,7 @@ def crossvalidate(
         options: for the device, and whether a group may be in two splits
         n_resamples: of the bootstrap
         progress: told of every long step
+        on_fold: told of every fold, by its name, when it begins
         on_epoch: told of every epoch of fine-tuning
 
     Returns:
@@ -142,6 +146,7 @@ def crossvalidate(
     parts = {}
     for i, (name, manifest) in enumerate(folds.items()):
         progress(f"{system.name}: folds", i, len(folds))
+        on_fold(name)
         if system.kind == FINETUNE:
             _finetune(system, manifest, folder / name, options, n_resamples, progress, on_epoch)
         else:
@@ -166,14 +171,28 @@ def _check_same_system(system: System, folder: Path) -> None:
     path = folder / ABOUT
     if path.is_file():
         found = json.loads(path.read_text(encoding="utf-8"))
-        if {key: found.get(key) for key in wanted} != json.loads(json.dumps(wanted)):
+        differing = _differences(found, json.loads(json.dumps(wanted)))
+        if differing:
             raise TrainingError(
-                f"{folder}: made with other settings than these; choose another name "
+                f"{folder}: made with other settings ({', '.join(differing)}); give the same "
+                "--recipe and --set as before, choose another name "
                 f"(NAME={system.kind}), or remove that folder"
             )
         return
     folder.mkdir(parents=True, exist_ok=True)
     write_json(path, _describe(system))
+
+
+def _differences(found: Any, wanted: Any, name: str = "") -> list[str]:
+    """The settings in which two descriptions differ, as ``recipe.section.key``."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        keys = [key for key in wanted if found.get(key) != wanted[key]]
+        parts = [_differences(found.get(key), wanted[key], f"{name}.{key}") for key in keys]
+        return [text for part in parts for text in part]
+    if isinstance(found, list) and isinstance(wanted, list) and len(found) == len(wanted):
+        pairs = [pair for pair in zip(found, wanted, strict=True) if pair[0] != pair[1]]
+        return list(dict.fromkeys(n for a, b in pairs for n in _differences(a, b, name)))
+    return [] if found == wanted else [name.removeprefix(".recipes.").removeprefix(".")]
 
 
 def _features(

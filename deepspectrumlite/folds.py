@@ -4,6 +4,7 @@ Each fold is a manifest of its own with the column ``split``, so that any comman
 """
 
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pandas as pd
 
 from deepspectrumlite.checkpoint import write_atomically
 from deepspectrumlite.config import Recipe
+from deepspectrumlite.data import Measurement
 from deepspectrumlite.errors import ManifestError
 from deepspectrumlite.manifest import fail, load_manifest, write_manifest
 from deepspectrumlite.splits import find_units, make_devel, require_splits
@@ -152,7 +154,9 @@ def _by_group(table: pd.DataFrame) -> "pd.Series[str]":
 
 def _by_column(table: pd.DataFrame, name: str) -> "pd.Series[str]":
     if name not in table:
-        fail(table, f"no column {name!r} for the folds, only {', '.join(map(str, table))}")
+        measured = {field.name for field in fields(Measurement)}
+        given = [str(column) for column in table if column not in measured]
+        fail(table, f"no column {name!r} for the folds, only {', '.join(given)}")
     values = table[name].astype("string").fillna("").str.strip().astype(object)
     _check_count(table, values[values != ""], f"values in column {name}")
     torn = values.groupby(find_units(table)).nunique()
@@ -160,7 +164,7 @@ def _by_column(table: pd.DataFrame, name: str) -> "pd.Series[str]":
         fail(
             table,
             f"group {torn.idxmax()!r} is in {torn.max()} folds of column {name}; allowed: each in "
-            "one, or results look too good; mend its rows",
+            "one, or results look too good; mend its rows, or choose another column",
         )
     return values
 

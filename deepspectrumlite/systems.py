@@ -84,9 +84,14 @@ def parse_system(
         for candidate in candidates(choose)
     ]
     name = given_name or (f"{kind}-{Path(own_recipe).stem}" if own_recipe else kind)
-    if not name.replace("-", "").replace("_", "").replace(".", "").isalnum() or name[0] == ".":
+    if (
+        name == "folds"
+        or not name.replace("-", "").replace("_", "").replace(".", "").isalnum()
+        or name[0] == "."
+    ):
         raise RecipeError(
-            f"system {text!r}: the name {name!r} becomes a folder; allowed: letters, digits, - _ ."
+            f"system {text!r}: the name {name!r} becomes a folder; allowed: letters, digits, - _ . "
+            "(but not folds)"
         )
     return System(kind, name, tuple(recipes), **settings)
 

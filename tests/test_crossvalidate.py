@@ -149,7 +149,7 @@ def test_a_choice_is_made_on_devel_and_only_the_chosen_is_tested(
 def test_other_settings_are_not_mixed_with_what_is_there(experiment, grouped, make_recipe):
     out, systems, folds, _ = experiment
     other = System("finetune", "finetune", (make_recipe("train.epochs=3"),))
-    with pytest.raises(TrainingError, match="other settings"):
+    with pytest.raises(TrainingError, match=r"other settings \(.*train\.epochs.*\); give the same"):
         crossvalidate(other, folds, out, OPTIONS)
     assert prepare(systems[0], grouped, None, out, OPTIONS) == folds
     with pytest.raises(TrainingError, match="were made by --folds 3, not groups"):
@@ -165,6 +165,14 @@ def test_another_manifest_is_refused(experiment, tones):
     table.drop(columns="split").to_csv(fewer, index=False)
     with pytest.raises(ManifestError, match="made of 30 recordings, not of these 9"):
         prepare(systems[0], fewer, "3", out, OPTIONS)
+
+
+def test_a_file_is_no_place_for_an_experiment(tmp_path, grouped, make_recipe):
+    (tmp_path / "out").write_text("precious")
+    with pytest.raises(TrainingError, match="already there, and a file"):
+        prepare(
+            System("logmel", "logmel", (make_recipe(),)), grouped, "3", tmp_path / "out", OPTIONS
+        )
 
 
 def test_a_folder_with_something_else_is_left_alone(tmp_path, grouped, make_recipe):
@@ -196,7 +204,9 @@ def test_systems_are_named_on_the_command_line():
     assert [recipe.train.epochs for recipe in named.recipes] == [5, 9]
 
 
-@pytest.mark.parametrize("text", ["svm", "finetune2", "../x=finetune", "a b=majority", ".a=logmel"])
+@pytest.mark.parametrize(
+    "text", ["svm", "finetune2", "../x=finetune", "a b=majority", ".a=logmel", "folds=logmel"]
+)
 def test_an_unknown_system_is_refused(text):
     with pytest.raises(RecipeError, match="allowed: "):
         parse_system(text)
