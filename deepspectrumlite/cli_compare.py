@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from deepspectrumlite.metrics import RESAMPLES
 from deepspectrumlite.tables import epoch_printer, with_interval
 from deepspectrumlite.terminal import (
     Device,
@@ -67,7 +68,7 @@ def crossvalidate(
     choose: _Choose = None,
     layer: _Layer = "",
     fit_devel: _FitDevel = False,
-    resamples: _Resamples = 1000,
+    resamples: _Resamples = RESAMPLES,
     skip_bad: SkipBad = False,
     overlap: Overlap = False,
     device: Device = "auto",
@@ -116,7 +117,7 @@ def compare(
     choose: _Choose = None,
     layer: _Layer = "",
     fit_devel: _FitDevel = False,
-    resamples: _Resamples = 1000,
+    resamples: _Resamples = RESAMPLES,
     intervals: Intervals = "percentile",
     skip_bad: SkipBad = False,
     overlap: Overlap = False,

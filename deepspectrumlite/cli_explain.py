@@ -273,11 +273,11 @@ def _to_json(each: "Explanation", written: list[str]) -> dict[str, Any]:
 
 def _table(method: str) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("file", overflow="fold")
+    table.add_column("file", overflow="fold", min_width=14)
     table.add_column("segment, s", no_wrap=True)
     table.add_column("target", overflow="fold")
     columns = ["score"]
-    if method != "gradcam":
+    if method == "occlusion":
         columns.append("baseline")
     if method == "shap":
         columns += ["change", "sum", "differs by"]
@@ -292,7 +292,9 @@ def _add_rows(table: Table, each: "Explanation") -> None:
     for one in each.maps:
         cells = [f"{one.score:.3g}"]
         if one.baseline_score is not None and one.change is not None:
-            cells.append(f"{one.baseline_score:.3g}")
+            # Of shap it is the score less the change: the table has to fit on a terminal.
+            if each.method == "occlusion":
+                cells.append(f"{one.baseline_score:.3g}")
             if each.method == "shap":
                 difference = abs(one.total - one.change)
                 share = f" ({100 * difference / abs(one.change):.0f} %)" if one.change else ""

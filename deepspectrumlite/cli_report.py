@@ -5,9 +5,11 @@ from typing import Annotated
 
 import typer
 
+from deepspectrumlite.config import ReportOptions
 from deepspectrumlite.terminal import library, progress
 
 _SPLITS = ("train", "devel", "test")
+_DEFAULTS = ReportOptions()
 _METHODS = ("gradcam", "shap", "occlusion")
 
 
@@ -37,10 +39,10 @@ def report(
     ] = False,
     worst: Annotated[
         int, typer.Option(min=0, max=50, help="How many recordings that went most wrong.")
-    ] = 8,
+    ] = _DEFAULTS.worst,
     method: Annotated[
         str, typer.Option(help="Of explaining: gradcam, or shap or occlusion, which take minutes.")
-    ] = "gradcam",
+    ] = _DEFAULTS.method,
     no_explain: Annotated[
         bool, typer.Option("--no-explain", help="Without what spoke for and against them.")
     ] = False,
@@ -60,7 +62,7 @@ def report(
     if method not in _METHODS:
         raise typer.BadParameter(f"{method!r}; allowed: {', '.join(_METHODS)}")
     with library():
-        from deepspectrumlite.report import ReportOptions, write_report
+        from deepspectrumlite.report import write_report
 
         options = ReportOptions(
             split=split,

@@ -557,6 +557,31 @@ class ExportOptions:
     calibration_segments: int = 100
 
 
+@dataclass(frozen=True)
+class ReportOptions:
+    """What the page shows.
+
+    Attributes:
+        split: whose scores; None: test where there is one, else devel
+        comparison: ``comparison.json`` or its folder; None: beside the run, if it is there
+        exported: files to tell about, with those in the run folder
+        latency: time the exported files on this machine
+        worst: how many of the recordings that went most wrong
+        explain: show what spoke for and against answers, of these and on average
+        method: of explaining: gradcam, shap, or occlusion; the last two take minutes
+        audio: put these recordings into the page
+    """
+
+    split: str | None = None
+    comparison: Path | None = None
+    exported: tuple[Path, ...] = ()
+    latency: bool = False
+    worst: int = 8
+    explain: bool = True
+    method: str = "gradcam"
+    audio: bool = True
+
+
 def load_recipe(source: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     """Read a recipe from a TOML file, or a shipped one by its name.
 

@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from deepspectrumlite.explain import Explanation
 from deepspectrumlite.faithfulness import Average, Curves
-from deepspectrumlite.listen import band_position, smoothed
+from deepspectrumlite.frontend import band_position
+from deepspectrumlite.listen import smoothed
 from deepspectrumlite.plots import new_figure, shorten
 from deepspectrumlite.preview import image_axes
 

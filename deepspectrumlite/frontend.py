@@ -296,6 +296,19 @@ def hertz_to_mel(hertz: Floats | float) -> Floats:
     return mel
 
 
+def band_position(hertz: Floats, section: FrontEndSection, data: DataSection) -> Floats:
+    """(n,) frequencies -> (n,) where they stand on a spectrogram's axis: band k from k to k + 1."""
+    rate = data.sample_rate
+    low, high = section.fmin, section.fmax_hz(rate)
+    if section.frequency == "mel":
+        mels = (hertz_to_mel(hertz) - hertz_to_mel(low)) / (hertz_to_mel(high) - hertz_to_mel(low))
+        position: Floats = mels * (section.n_mels + 1) - 0.5
+        return position
+    spacing = rate / section.n_fft(rate)
+    linear: Floats = hertz / spacing - np.ceil(low / spacing) + 0.5
+    return linear
+
+
 def mel_matrix(n_mels: int, n_fft: int, sample_rate: int, fmin: float, fmax: float) -> Floats:
     """Triangular bands, linear on the mel axis: ``(n_fft // 2 + 1, n_mels)``, peak 1."""
     mels = hertz_to_mel(np.arange(n_fft // 2 + 1) * sample_rate / n_fft)[:, None]

@@ -13,7 +13,7 @@ from deepspectrumlite.audio import stream_segments
 from deepspectrumlite.config import DataSection, FrontEndSection
 from deepspectrumlite.errors import DeepSpectrumLiteError
 from deepspectrumlite.explain import Explanation
-from deepspectrumlite.frontend import FrontEnd, hertz_to_mel
+from deepspectrumlite.frontend import FrontEnd, band_position
 from deepspectrumlite.model import Classifier
 
 KEEP = 0.2
@@ -123,6 +123,11 @@ def stft_mask(
     frontend = FrontEnd(section, data)
     frame = (seconds * data.sample_rate - frontend.win_length / 2) / frontend.hop_length
     column = np.clip((frame + 0.5) / frontend.n_frames * width - 0.5, 0, width - 1)
+    if section.n_mfcc:
+        raise DeepSpectrumLiteError(
+            f"n_mfcc is {section.n_mfcc}: the image holds coefficients, which have no frequency; "
+            "allowed: models of spectrograms; leave out --listen"
+        )
     band = band_position(hertz, section, data)
     row = np.clip(height - 0.5 - band / frontend.n_bands * height, 0, height - 1)
     heard = (hertz >= section.fmin) & (hertz <= section.fmax_hz(data.sample_rate))
@@ -135,25 +140,3 @@ def _linear(position: Floats, size: int) -> Floats:
     """(n,) places in 0 .. size - 1 -> (n, size): weights that interpolate there."""
     weights: Floats = np.maximum(0, 1 - np.abs(position[:, None] - np.arange(size)))
     return weights
-
-
-def band_position(hertz: Floats, section: FrontEndSection, data: DataSection) -> Floats:
-    """(n,) frequencies -> (n,) where they stand on the image's axis: band k from k to k + 1.
-
-    Raises:
-        DeepSpectrumLiteError: the image is made of coefficients, not of frequencies
-    """
-    if section.n_mfcc:
-        raise DeepSpectrumLiteError(
-            f"n_mfcc is {section.n_mfcc}: the image holds coefficients, which have no frequency; "
-            "allowed: models of spectrograms; leave out --listen"
-        )
-    rate = data.sample_rate
-    low, high = section.fmin, section.fmax_hz(rate)
-    if section.frequency == "mel":
-        mels = (hertz_to_mel(hertz) - hertz_to_mel(low)) / (hertz_to_mel(high) - hertz_to_mel(low))
-        position: Floats = mels * (section.n_mels + 1) - 0.5
-        return position
-    spacing = rate / section.n_fft(rate)
-    linear: Floats = hertz / spacing - np.ceil(low / spacing) + 0.5
-    return linear

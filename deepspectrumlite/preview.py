@@ -15,7 +15,7 @@ from deepspectrumlite.augment import Augmentation, sap_policy
 from deepspectrumlite.config import Recipe
 from deepspectrumlite.data import Segments, scan
 from deepspectrumlite.errors import AudioError, DeepSpectrumLiteError
-from deepspectrumlite.frontend import FrontEnd, hertz_to_mel
+from deepspectrumlite.frontend import FrontEnd, band_position
 from deepspectrumlite.manifest import fail
 from deepspectrumlite.plots import new_figure, save_figure, shorten
 from deepspectrumlite.progress import Progress, silent
@@ -246,12 +246,7 @@ def image_axes(recipe: Recipe) -> tuple[tuple[float, ...], list[float], list[str
         return extent, [n + 0.5 for n in numbers], [f"MFCC {n:g}" for n in numbers]
     low, high = section.fmin, section.fmax_hz(rate)
     hertz = np.linspace(low, high, 10_000)
-    if section.frequency == "mel":
-        mels = hertz_to_mel(hertz)
-        bands = (mels - mels[0]) / (mels[-1] - mels[0]) * (section.n_mels + 1) - 0.5
-    else:
-        spacing = rate / frontend.n_fft
-        bands = hertz / spacing - np.ceil(low / spacing) + 0.5
+    bands = band_position(hertz, section, recipe.data)
     exact = np.interp((np.arange(4) + 0.5) / 4 * frontend.n_bands, bands, hertz)
     # As few digits as still give four ticks within the image.
     for digits in range(1, 6):

@@ -20,7 +20,7 @@ from deepspectrumlite import __version__, report_plots
 from deepspectrumlite.checkpoint import write_atomically
 from deepspectrumlite.comparison import recordings_digest
 from deepspectrumlite.comparison_tables import caption, comparison_table
-from deepspectrumlite.config import recipe_toml
+from deepspectrumlite.config import ReportOptions, recipe_toml
 from deepspectrumlite.errors import DeepSpectrumLiteError, ModelError
 from deepspectrumlite.mistakes import find_mistakes
 from deepspectrumlite.model_card import write_card
@@ -55,32 +55,8 @@ GRADCAM_NOTE = (
     "Grad-CAM is coarse, and in the project's own check, on the model of its demo, it was hardly "
     "better than random order; --method shap takes longer and did better."
 )
+DEFAULTS = ReportOptions()
 MOST_GROUPS = 40  # in the picture
-
-
-@dataclass(frozen=True)
-class ReportOptions:
-    """What the page shows.
-
-    Attributes:
-        split: whose scores; None: test where there is one, else devel
-        comparison: ``comparison.json`` or its folder; None: beside the run, if it is there
-        exported: files to tell about, with those in the run folder
-        latency: time the exported files on this machine
-        worst: how many of the recordings that went most wrong
-        explain: show what spoke for and against answers, of these and on average
-        method: of explaining: gradcam, shap, or occlusion; the last two take minutes
-        audio: put these recordings into the page
-    """
-
-    split: str | None = None
-    comparison: Path | None = None
-    exported: tuple[Path, ...] = ()
-    latency: bool = False
-    worst: int = 8
-    explain: bool = True
-    method: str = "gradcam"
-    audio: bool = True
 
 
 @dataclass(frozen=True)
@@ -95,7 +71,7 @@ class Cell:
 def write_report(
     run: Path,
     out: Path | None = None,
-    options: ReportOptions = ReportOptions(),
+    options: ReportOptions = DEFAULTS,
     *,
     progress: Progress = silent,
 ) -> tuple[Path, Path]:

@@ -4,7 +4,8 @@ import soundfile
 
 from deepspectrumlite.errors import DeepSpectrumLiteError
 from deepspectrumlite.explain import explain_recording
-from deepspectrumlite.listen import band_position, resynthesise, strongest, write_parts
+from deepspectrumlite.frontend import band_position
+from deepspectrumlite.listen import resynthesise, strongest, write_parts
 
 RATE = 8000
 

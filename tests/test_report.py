@@ -17,10 +17,11 @@ import pytest
 import soundfile
 
 from deepspectrumlite.comparison import compare_systems, read_system
+from deepspectrumlite.config import ReportOptions
 from deepspectrumlite.errors import DeepSpectrumLiteError, ManifestError, ModelError
 from deepspectrumlite.mistakes import audio_excerpt, worst_outputs
 from deepspectrumlite.model_card import AUTHOR_PARTS, escape_markdown, write_card
-from deepspectrumlite.report import ReportOptions, write_report
+from deepspectrumlite.report import write_report
 from deepspectrumlite.report_facts import data_table, group_table, limits, read_facts
 from deepspectrumlite.report_plots import Dot, Line, audio_uri, dot_chart, line_chart, nice_ticks
 from deepspectrumlite.runs import train_run
