@@ -35,7 +35,7 @@ def demo(tmp_path_factory):
         text=True,
         check=False,
         cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "400"},
     )
     return folder, found
 
