@@ -161,20 +161,25 @@ def package_imports(path):
             assert node.level == 0, f"{path.name}: a relative import; write it out"
             # `from deepspectrumlite import x` may mean a module, or a name of the package.
             found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    names = {name.split(".")[1] for name in found if name.startswith("deepspectrumlite.")}
-    return {name for name in names if (PACKAGE / f"{name}.py").exists()}
+    names = {name.partition(".")[2] for name in found if name.startswith("deepspectrumlite.")}
+    return {name for name in names if source_of(name).exists()}
+
+
+def source_of(module):
+    return PACKAGE / f"{module.replace('.', '/')}.py"
 
 
 def test_every_module_has_its_place():
-    modules = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
-    assert modules == set(ORDER)
-    assert package_imports(PACKAGE / "__init__.py") == set()
+    files = set(PACKAGE.rglob("*.py"))
+    packages = {path for path in files if path.name == "__init__.py"}
+    assert files - packages == {source_of(module) for module in ORDER}
+    assert all(package_imports(path) == set() for path in packages)
 
 
 @pytest.mark.parametrize("module", ORDER)
 def test_modules_import_only_from_those_before(module):
     allowed = set(ORDER[: ORDER.index(module)])
-    assert package_imports(PACKAGE / f"{module}.py") - allowed == set()
+    assert package_imports(source_of(module)) - allowed == set()
 
 
 def test_the_check_sees_imports():
