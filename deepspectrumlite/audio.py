@@ -168,8 +168,11 @@ def segment_starts(num_samples: int, cutting: Cutting) -> list[int]:
 
     Full segments, one every hop. With ``tail = "keep"`` one more where samples are left that no
     full segment covers, so that a recording shorter than a segment gives one; with "drop" none.
+    Where a segment is the whole recording, there is that one.
     """
     size, hop = cutting.segment_samples, cutting.hop_samples
+    if not size:
+        return [0]
     assert 1 <= hop <= size, f"a hop of {hop} in segments of {size} samples"
     full = max(0, (num_samples - size) // hop + 1)
     covered = (full - 1) * hop + size if full else 0
@@ -189,7 +192,7 @@ def pad_segment(
 
 def cut_segments(waveform: Waveform, cutting: Cutting) -> Waveform:
     """(num_samples,) -> (n_segments, segment_samples), as :func:`segment_starts` says."""
-    size = cutting.segment_samples
+    size = cutting.segment_samples or len(waveform)
     starts = segment_starts(len(waveform), cutting)
     segments = [pad_segment(waveform[at : at + size], size, cutting.padding) for at in starts]
     return np.stack(segments) if segments else np.empty((0, size), dtype=np.float32)
@@ -201,9 +204,13 @@ def stream_segments(
     """The rows of :func:`cut_segments`, one at a time: (start in seconds, (segment_samples,)).
 
     The start counts from the beginning of the recording, not from `start`. Memory is bounded:
-    three hours need no more than ten minutes. Errors as in :func:`stream_audio`.
+    three hours need no more than ten minutes, unless a segment is the whole recording. Errors as in
+    :func:`stream_audio`.
     """
     rate, size, hop = cutting.sample_rate, cutting.segment_samples, cutting.hop_samples
+    if not size:
+        yield start, load_audio(path, rate, start=start, end=end)
+        return
     pending = np.empty(0, dtype=np.float32)
     first = 0  # where `pending` starts, in samples; always the start of the next segment
     for block in stream_audio(path, rate, start=start, end=end):

@@ -19,6 +19,7 @@ from scipy.special import betainc, betaincinv
 from torch import Generator, Tensor, nn
 
 from deepspectrumlite.config import AugmentSection, DataSection
+from deepspectrumlite.frontend import Waveforms
 from deepspectrumlite.noise import load_noise, load_responses
 
 # Positions in time have 32 binary places, in 64-bit integers: float32 would blur them by up to
@@ -63,10 +64,17 @@ class Augmentation(nn.Module):
         return bool(s.cutmix_probability * s.cutmix_area or s.mask_probability * (columns + rows))
 
     def waveforms(
-        self, waveform: Tensor, target: Tensor, generator: Generator
-    ) -> tuple[Tensor, Tensor]:
-        """What comes before the front-end: ``(batch, num_samples)``, ``(batch, n_outputs)``."""
+        self, waveform: Waveforms, target: Tensor, generator: Generator
+    ) -> tuple[Waveforms, Tensor]:
+        """What comes before the front-end: ``(batch, num_samples)``, ``(batch, n_outputs)``.
+
+        A list of ``(num_samples,)`` of different lengths stays one; nothing in it is mixed.
+        """
         s = self.section
+        if isinstance(waveform, list):
+            assert not s.mixup_share * s.mixup_alpha, "the recipe mixes no whole recordings"
+            parts = [self.waveforms(each[None], target, generator)[0] for each in waveform]
+            return [part[0] for part in parts], target
         if s.time_shift or s.speed:
             waveform = shift_and_stretch(waveform, s.time_shift, s.speed, generator)
         if s.reverb_share:

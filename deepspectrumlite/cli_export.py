@@ -40,6 +40,14 @@ def export(
             show_default=False,
         ),
     ] = None,
+    seconds: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01,
+            help="Length of what the file takes, for a model of whole recordings.",
+            show_default=False,
+        ),
+    ] = None,
     split: Annotated[str, typer.Option(help="Of the clips to prove with.")] = _DEFAULTS.split,
     max_drop: Annotated[
         float,
@@ -72,7 +80,9 @@ def export(
         from deepspectrumlite.export import export_model
 
         precision = "int8" if int8 else "float16" if float16 else "float32"
-        options = ExportOptions(precision, onnx, manifest, split, max_drop, stream, calibration)
+        options = ExportOptions(
+            precision, onnx, manifest, split, max_drop, stream, calibration, seconds
+        )
         with progress() as tell:
             exported = export_model(model, out, options, progress=tell)
     terminal.print(_table(exported, split))

@@ -55,6 +55,26 @@ class _Section(BaseModel):
 class DataSection(_Section):
     """What is learned from which recordings, and how they become segments of equal length."""
 
+    corpus: Annotated[
+        Literal[
+            "folders",
+            "audformat",
+            "ccs",
+            "cremad",
+            "css",
+            "demos",
+            "emodb",
+            "esc50",
+            "ess",
+            "hugging_face",
+            "iemocap",
+            "mpssc",
+            "ravdess",
+            "sleep",
+            "speech_commands",
+        ],
+        Field(description="what a folder, given instead of a manifest, is; a folder per class, or"),
+    ] = "folders"
     target: Annotated[
         Name | Annotated[tuple[Name, ...], Field(min_length=1)],
         Field(description="the manifest's column with the label or number; or several columns"),
@@ -68,7 +88,10 @@ class DataSection(_Section):
     ] = ()
 
     sample_rate: Annotated[int, Field(ge=1000, le=192_000, description="in Hz")] = 16_000
-    segment_seconds: Seconds = 1.0
+    segment_seconds: Annotated[
+        Seconds | Literal["whole"],
+        Field(description='"whole": a recording is one segment, however long; see docs/training.md'),
+    ] = 1.0
     hop_seconds: Annotated[
         Seconds, Field(description="from the start of one segment to the next")
     ] = 1.0
@@ -94,17 +117,21 @@ class DataSection(_Section):
 
     @property
     def segment_samples(self) -> int:
-        """Samples in a segment."""
+        """Samples in a segment; 0 where it is the whole recording."""
+        if self.segment_seconds == "whole":
+            return 0
         return round(self.segment_seconds * self.sample_rate)
 
     @property
     def hop_samples(self) -> int:
-        """Samples from the start of a segment to the start of the next."""
+        """Samples from the start of a segment to the next; 0 where recordings are not cut."""
+        if self.segment_seconds == "whole":
+            return 0
         return max(1, round(self.hop_seconds * self.sample_rate))
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.hop_seconds > self.segment_seconds:
+        if self.segment_seconds != "whole" and self.hop_seconds > self.segment_seconds:
             raise ValueError(
                 f"hop_seconds is {self.hop_seconds:g}, longer than segment_seconds "
                 f"({self.segment_seconds:g}), so audio between segments would be lost; "
@@ -411,6 +438,13 @@ class Recipe(_Section):
     def _check(self) -> Self:
         check_frontend(self.frontend, self.data)
         self._check_output()
+        mixup = self.augment.mixup_share * self.augment.mixup_alpha
+        if mixup and self.data.segment_seconds == "whole":
+            raise ValueError(
+                f"augment.mixup_share is {self.augment.mixup_share:g}, but data.segment_seconds is "
+                '"whole", and recordings of different lengths cannot be mixed; allowed: '
+                "mixup_share = 0, or segments of a fixed length"
+            )
         if self.augment.gain_db and self.frontend.peak_normalise:
             raise ValueError(
                 f"augment.gain_db is {self.augment.gain_db:g}, but frontend.peak_normalise undoes "
@@ -428,6 +462,16 @@ class Recipe(_Section):
         """The devel metric that chooses the best model."""
         output, monitor = self.model.output, self.train.monitor
         return MONITORS[output][0] if monitor == "auto" else monitor
+
+    def for_length(self, seconds: float) -> "Recipe":
+        """The same with segments of a fixed length instead of whole recordings.
+
+        Raises:
+            RecipeError: a window of the front-end is longer
+        """
+        values = self.model_dump(mode="json")
+        values["data"] |= {"segment_seconds": seconds, "hop_seconds": seconds}
+        return parse_recipe(values)
 
     def _check_output(self) -> None:
         output, data = self.model.output, self.data
@@ -483,7 +527,7 @@ def check_frontend(frontend: FrontEndSection, data: DataSection) -> None:
         )
     for key in ("window_seconds", "hop_seconds"):
         seconds = getattr(frontend, key)
-        if seconds > data.segment_seconds:
+        if data.segment_seconds != "whole" and seconds > data.segment_seconds:
             raise ValueError(
                 f"frontend.{key} is {seconds:g}, longer than data.segment_seconds; "
                 f"allowed: at most {data.segment_seconds:g}"
@@ -546,6 +590,7 @@ class ExportOptions:
         max_drop: of the metric (UAR, MAP or CCC) against the model that float16 and int8 may cost
         stream: a JSON file with settings for streaming; None: ``stream.json`` of the run, if any
         calibration_segments: drawn from the training split, for int8
+        seconds: length of what the file takes, for a model that hears whole recordings
     """
 
     precision: str = "float32"
@@ -555,6 +600,31 @@ class ExportOptions:
     max_drop: float = 0.01
     stream: Path | None = None
     calibration_segments: int = 100
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class SweepBudget:
+    """What the exported file of a trial may cost; what would cost more is not trained.
+
+    Attributes:
+        max_latency_ms: of a segment, the median on one thread of this machine; None: any
+        max_size_mb: of the .tflite file, in 10**6 bytes; None: any
+        precision: of the network in that file, "float32", "float16" or "int8"
+        measure: measure both also where there is no limit
+        seconds: length of what the file takes, for a model that hears whole recordings
+    """
+
+    max_latency_ms: float | None = None
+    max_size_mb: float | None = None
+    precision: str = "float32"
+    measure: bool = False
+    seconds: float | None = None
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anything is to be measured."""
+        return self.measure or self.max_latency_ms is not None or self.max_size_mb is not None
 
 
 @dataclass(frozen=True)
@@ -592,6 +662,21 @@ def load_recipe(source: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     Raises:
         RecipeError: the file is missing or not TOML, or a key or value is not allowed
     """
+    values = read_values(source, overrides)
+    if "sweep" in values:
+        raise RecipeError(
+            f"{source}: has a table [sweep], so it is many recipes; allowed: a recipe without one; "
+            f"try all of them with: deepspectrumlite sweep {source} --data MANIFEST --out FOLDER"
+        )
+    return parse_recipe(values, str(source))
+
+
+def read_values(source: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
+    """What the file of a recipe or a sweep holds, changed but not checked.
+
+    Raises:
+        RecipeError: the file is missing or not TOML, or an override is not of the form key=value
+    """
     path = Path(source)
     if not path.suffix and str(source) in shipped_recipes():
         path = RECIPES / f"{source}.toml"
@@ -604,7 +689,7 @@ def load_recipe(source: str | Path, overrides: Iterable[str] = ()) -> Recipe:
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: not a TOML file: {error}") from None
-    return parse_recipe(_override(values, overrides), str(source))
+    return _override(values, overrides)
 
 
 def parse_recipe(values: Mapping[str, Any], source: str = "recipe") -> Recipe:

@@ -153,7 +153,7 @@ def _good_and_skipped(
 
 
 class Segments:
-    """Segments of equal length of all recordings; serves as a map-style dataset for torch.
+    """Segments of equal length, or whole recordings; serves as a map-style dataset for torch.
 
     Attributes, each of shape (num_segments,), as arrays, so that worker processes share memory:
         file_index: the row of the recording in the table
@@ -204,7 +204,7 @@ class Segments:
         return len(self.file_index)
 
     def __getitem__(self, i: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], int]:
-        """Read one segment: waveform (segment_samples,) from -1 to 1, target (n_outputs,), i.
+        """Read one segment: waveform (num_samples,) from -1 to 1, target (n_outputs,), i.
 
         Raises:
             AudioError: the recording cannot be read any more
@@ -213,15 +213,16 @@ class Segments:
         start, end = self._span(int(row), float(self.start_seconds[i]))
         path = Path(os.fsdecode(bytes(self._paths[self._path_index[row]])))
         waveform = load_audio(path, self.data.sample_rate, start=start, end=end)
-        size = self.data.segment_samples
+        size = self.data.segment_samples or len(waveform)
         # Resampling may round the length up by a sample.
         segment = pad_segment(waveform[:size], size, self.data.padding)
         return segment, self.target[row], i
 
     def _span(self, row: int, start: float) -> tuple[float, float | None]:
         """Where a segment stands in its file, in seconds; an end of None is that of the file."""
-        end = start + self.data.segment_samples / self.data.sample_rate
         begin, duration = float(self._start[row]), float(self._duration[row])
+        size = self.data.segment_samples
+        end = start + size / self.data.sample_rate if size else duration
         if end < duration:
             return begin + start, begin + end
         start = max(0.0, min(start, duration - _SHORTEST_READ))

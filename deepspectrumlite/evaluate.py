@@ -48,12 +48,20 @@ from deepspectrumlite.targets import Targets
 _OF_NUMBERS = {"ccc": ccc, "pearson": pearson, "spearman": spearman, "mae": mae, "rmse": rmse}
 
 
-def make_loader(segments: Any, section: TrainSection, **options: Any) -> DataLoader[Any]:
-    """Batches of (waveforms, targets, segment indices), decoded in worker processes."""
+def make_loader(
+    segments: Any, section: TrainSection, *, same_length: bool, **options: Any
+) -> DataLoader[Any]:
+    """Batches of (waveforms, targets, segment indices), decoded in worker processes.
+
+    Waveforms are (batch, num_samples). Those of different lengths come one at a time; or, with a
+    ``batch_sampler``, as a list of (num_samples,).
+    """
     # Starting a process costs more than decoding a few batches.
     workers = min(section.workers, len(segments) // (4 * section.batch_size))
     if "batch_sampler" not in options:
-        options["batch_size"] = section.batch_size
+        options["batch_size"] = section.batch_size if same_length else 1
+    elif not same_length:
+        options["collate_fn"] = _as_lists
     return DataLoader(
         segments,
         num_workers=workers,
@@ -64,6 +72,12 @@ def make_loader(segments: Any, section: TrainSection, **options: Any) -> DataLoa
         generator=torch.Generator(),
         **options,
     )
+
+
+def _as_lists(batch: list[tuple[np.ndarray, np.ndarray, int]]) -> tuple[Any, ...]:
+    waveforms, targets, indices = zip(*batch, strict=True)
+    target = torch.from_numpy(np.stack(targets))
+    return [torch.from_numpy(waveform) for waveform in waveforms], target, torch.tensor(indices)
 
 
 def _ignore_signals(worker: int) -> None:
@@ -107,7 +121,7 @@ class _Logits(TorchRecogniser):
 def _score(
     recogniser: Recogniser, segments: Any, section: TrainSection, progress: Progress
 ) -> np.ndarray:
-    loader = make_loader(segments, section)
+    loader = make_loader(segments, section, same_length=recogniser.cutting.segment_samples > 0)
     found = [np.zeros((0, len(recogniser.decision.columns)), np.float32)]
     for step, (waveform, _, _) in enumerate(loader, 1):
         found.append(recogniser.score(waveform.numpy()))

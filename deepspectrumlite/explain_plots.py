@@ -50,7 +50,7 @@ def explanation_figure(explanation: Explanation, model: Classifier) -> Figure:
     first, *others = panels.ravel()[:count]
     name = "waveform" if explanation.path is None else explanation.path.name
     times = f"{explanation.start:.2f} to {explanation.end:.2f} s"
-    extent = _extent(model, explanation.start)
+    extent = _extent(model, explanation.start, explanation.end)
     _title(first, f"{shorten(name)}\n{times}")
     _draw_image(figure, first, explanation.image, model, extent)
     for axes, each in zip(others, explanation.maps, strict=True):
@@ -72,7 +72,7 @@ def average_figure(averages: Sequence[Average], model: Classifier, method: str) 
     figure = new_figure((0.5 + 0.8 * PANEL * columns, 2 * PANEL * blocks))
     figure.set_layout_engine("constrained")
     panels = figure.subplots(2 * blocks, columns, squeeze=False)
-    extent = _extent(model, 0)
+    extent = _extent(model)
     for i in range(blocks * columns):
         above, below = panels[i // columns * 2 : i // columns * 2 + 2, i % columns]
         if i >= len(averages):
@@ -137,8 +137,9 @@ def frequency_ticks(model: Classifier) -> tuple[list[float], list[str]]:
     return [place for _, place in chosen], [f"{tick:g}" for tick, _ in chosen]
 
 
-def _extent(model: Classifier, start: float) -> Extent:
-    left, right, bottom, top = image_axes(model.recipe)[0]
+def _extent(model: Classifier, start: float = 0, end: float = 0) -> Extent:
+    num_samples = round((end - start) * model.recipe.data.sample_rate)
+    left, right, bottom, top = image_axes(model.recipe, num_samples)[0]
     return start + left, start + right, bottom, top
 
 

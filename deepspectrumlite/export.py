@@ -18,7 +18,7 @@ from deepspectrumlite.convert import KINDS, convert
 from deepspectrumlite.data import Segments
 from deepspectrumlite.errors import ExportError, ManifestError, MissingExtraError
 from deepspectrumlite.metadata import describe, write_metadata
-from deepspectrumlite.model import Classifier, TorchRecogniser, load_model
+from deepspectrumlite.model import Classifier, TorchRecogniser, fix_length, load_model
 from deepspectrumlite.progress import Progress, silent
 from deepspectrumlite.proof import Difference, compare, score_all
 from deepspectrumlite.runs import Options, read_scanned, scan_split, used_manifest
@@ -82,7 +82,7 @@ def export_model(
     options = options or ExportOptions()
     wanted = _wanted(out, options)
     check_converters()
-    model = load_model(source)
+    model = _of_fixed_length(load_model(source), source, options.seconds)
     stream = _stream_settings(source, options, model)
     table = _clips(source, options, model)
     clips = _segments(table, options.split, model, options, progress)
@@ -118,8 +118,12 @@ def check_export(model: Classifier, segments: Segments, *, progress: Progress = 
         MissingExtraError: the converters are not installed
     """
     check_converters()
+    if model.recipe.data.segment_seconds == "whole":
+        few = segments[0][0][None]
+        model = fix_length(model, few.shape[1] / model.recipe.data.sample_rate)
+    else:
+        few = _draw(segments, 8)
     model = model.eval()
-    few = _draw(segments, 8)
     with tempfile.TemporaryDirectory() as folder:
         path = convert(model, KINDS[:1], Path(folder), progress=progress)[KINDS[0]]
         write_metadata(path, describe(model))
@@ -136,6 +140,24 @@ def check_converters() -> None:
     for package in ("litert_torch", "ai_edge_quantizer", "onnxscript"):
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError(package, "export", "export")
+
+
+def _of_fixed_length(model: Classifier, source: Path, seconds: float | None) -> Classifier:
+    """The model itself; or one of whole recordings with the length that a file has to have."""
+    is_whole = model.recipe.data.segment_seconds == "whole"
+    if is_whole and seconds is None:
+        raise ExportError(
+            f"{source}: the model hears whole recordings, but a file takes a fixed length; "
+            "give it with --seconds, for example --seconds 10"
+        )
+    if seconds is None:
+        return model
+    if not is_whole:
+        raise ExportError(
+            f"{source}: --seconds is {seconds:g}, but the model has segments of "
+            f"{model.recipe.data.segment_seconds} s; leave out --seconds"
+        )
+    return fix_length(model, seconds)
 
 
 def _wanted(out: Path, options: ExportOptions) -> list[str]:

@@ -109,7 +109,8 @@ def extract(
     segments = Segments(scanned, recipe.data, np.zeros((len(scanned), 1), np.float32))
     own = _own_samples(segments, scanned)
     values = np.empty((len(segments), len(extractor.names)), np.float32)
-    for waveform, _, index in make_loader(segments, recipe.train):
+    same_length = recipe.data.segment_samples > 0
+    for waveform, _, index in make_loader(segments, recipe.train, same_length=same_length):
         rows = index.numpy()
         values[rows] = extractor.compute(waveform, own[rows])
         progress("extracting features", int(rows[-1]) + 1, len(segments))
@@ -148,7 +149,8 @@ def _own_samples(segments: Segments, scanned: pd.DataFrame) -> npt.NDArray[np.in
     rate = segments.data.sample_rate
     length = np.rint(scanned["duration"].to_numpy(np.float64) * rate)[segments.file_index]
     left = length - np.rint(segments.start_seconds * rate)
-    own: npt.NDArray[np.int64] = left.clip(1, segments.data.segment_samples).astype(np.int64)
+    longest = segments.data.segment_samples or left.max()
+    own: npt.NDArray[np.int64] = left.clip(1, longest).astype(np.int64)
     return own
 
 

@@ -37,6 +37,8 @@ CPU_PART = 2
 MEL_PARTS = 2
 
 Floats = npt.NDArray[np.float64]
+# A batch: (batch, num_samples); or (num_samples,) each, where lengths differ.
+Waveforms = Tensor | list[Tensor]
 
 # Made by: numpy.savez_compressed("colormaps.npz", **{name: matplotlib.colormaps[name](
 #     numpy.arange(256))[:, :3].astype("float32") for name in names})
@@ -47,7 +49,8 @@ class FrontEnd(nn.Module):
     """``(batch, num_samples)`` waveforms to ``(batch, 3, height, width)`` images in 0..1.
 
     Samples are mono, float32, nominally in -1..1, at ``data.sample_rate``, and exactly
-    ``data.segment_samples`` many.
+    ``data.segment_samples`` many; or any number where ``data.segment_seconds`` is "whole", which
+    all come to the same width: the image of a longer recording is more squeezed.
     """
 
     bins: Tensor
@@ -60,11 +63,9 @@ class FrontEnd(nn.Module):
         super().__init__()
         rate = data.sample_rate
         self.section = section
-        self.num_samples = data.segment_samples
         self.hop_length = section.hop_length(rate)
         self.win_length = section.win_length(rate)
         self.n_fft = section.n_fft(rate)
-        self.n_frames = 1 + (self.num_samples - self.win_length) // self.hop_length
         hertz = np.arange(self.n_fft // 2 + 1) * rate / self.n_fft
         bins = np.flatnonzero((hertz >= section.fmin) & (hertz <= section.fmax_hz(rate)))
         # tf.signal.hann_window, numpy.hanning(n + 1)[:-1]: periodic, not symmetric.
@@ -85,15 +86,17 @@ class FrontEnd(nn.Module):
             _constant(self, "colors", color_table(section.color_map))
         height, width = section.image_height, section.image_width
         _constant(self, "rows", resize_matrix(n_bands, height, section)[::-1])
-        _constant(self, "columns", resize_matrix(self.n_frames, width, section).T)
-        # Multiplications in either order of the two products.
-        by_height_first = height * self.n_frames * (n_bands + width)
-        by_width_first = n_bands * width * (self.n_frames + height)
-        self.height_first = by_height_first <= by_width_first
+        if data.segment_samples:
+            n_frames = self.count_frames(data.segment_samples)
+            _constant(self, "columns", resize_matrix(n_frames, width, section).T)
 
     def forward(self, waveform: Tensor) -> Tensor:
         """``(batch, num_samples)`` -> ``(batch, 3, height, width)``, in 0..1."""
         return self.resize(self.colorize(self.features(waveform)))
+
+    def count_frames(self, num_samples: int) -> int:
+        """Frames in so many samples; a recording shorter than a window has one."""
+        return 1 + max(0, num_samples - self.win_length) // self.hop_length
 
     def features(self, waveform: Tensor) -> Tensor:
         """``(batch, num_samples)`` -> ``(batch, n_frames, n_bands)``: dB, power, or MFCC."""
@@ -119,7 +122,7 @@ class FrontEnd(nn.Module):
         else:
             # As a look-up: a gather along the last axis is slow when exported.
             bands = functional.embedding(self.bins, spectrum.flatten(1).t()).t().contiguous()
-        return bands.view(waveform.shape[0], self.n_frames, -1)
+        return bands.view(waveform.shape[0], self.count_frames(waveform.shape[1]), -1)
 
     def scale(self, power: Tensor) -> Tensor:
         """``(batch, n_frames, n_bands)`` in power -> the same in dB, or ``n_mfcc`` coefficients."""
@@ -138,13 +141,14 @@ class FrontEnd(nn.Module):
 
         Joins shifted slices of whole hops: ``unfold`` would become a slow gather when exported.
         """
+        n_frames = self.count_frames(waveform.shape[1])
         n_slices = -(-self.win_length // self.hop_length)
-        n_hops = self.n_frames + n_slices - 1
-        missing = n_hops * self.hop_length - self.num_samples
+        n_hops = n_frames + n_slices - 1
+        missing = n_hops * self.hop_length - waveform.shape[1]
         if missing > 0:
             waveform = functional.pad(waveform, (0, missing))
         hops = waveform[:, : n_hops * self.hop_length].reshape(-1, n_hops, self.hop_length)
-        slices = [hops[:, i : i + self.n_frames] for i in range(n_slices)]
+        slices = [hops[:, i : i + n_frames] for i in range(n_slices)]
         return torch.cat(slices, dim=-1)[..., : self.win_length]
 
     def colorize(self, features: Tensor) -> Tensor:
@@ -168,15 +172,36 @@ class FrontEnd(nn.Module):
 
     def resize(self, image: Tensor) -> Tensor:
         """``(batch, 3, n_bands, n_frames)`` -> ``(batch, 3, height, width)``, low bands last."""
-        if self.n_bands == self.section.image_height:
+        columns = self._columns(image)
+        (height, n_bands), (n_frames, width) = self.rows.shape, columns.shape
+        if n_bands == height:
             # Rows would only be turned upside down.
-            resized = image.flip(2) @ self.columns
-        elif self.height_first:
-            resized = (image.mT @ self.rows.T).mT @ self.columns
+            resized = image.flip(2) @ columns
+        # Whichever order of the two products takes fewer multiplications.
+        elif height * n_frames * (n_bands + width) <= n_bands * width * (n_frames + height):
+            resized = (image.mT @ self.rows.T).mT @ columns
         else:
-            resized = self.rows @ (image @ self.columns)
+            resized = self.rows @ (image @ columns)
         # A bicubic kernel overshoots at edges.
         return resized.clamp(0, 1) if self.section.resize == "bicubic" else resized
+
+    def _columns(self, image: Tensor) -> Tensor:
+        """``(n_frames, width)``: made for each recording where segments are whole ones."""
+        if hasattr(self, "columns"):
+            return self.columns
+        matrix = resize_matrix(image.shape[3], self.section.image_width, self.section)
+        return torch.from_numpy(matrix.T.astype(np.float32)).to(image.device)
+
+
+def images_of(frontend: FrontEnd, waveform: Waveforms) -> Tensor:
+    """``(batch, num_samples)``, or a list of ``(num_samples,)``, -> ``(batch, 3, height, width)``.
+
+    Those of a list may differ in length, and go through the front-end one by one.
+    """
+    if isinstance(waveform, list):
+        return torch.cat([frontend(each[None]) for each in waveform])
+    image: Tensor = frontend(waveform)
+    return image
 
 
 def _constant(module: nn.Module, name: str, values: Floats) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from deepspectrumlite.augment import Augmentation, sap_policy, strengths
+from deepspectrumlite.frontend import Waveforms, images_of
 from deepspectrumlite.losses import ccc_loss, class_weights, sample_losses
 from deepspectrumlite.model import NUMBERS, Classifier
 from deepspectrumlite.optim import (
@@ -121,11 +122,11 @@ class Learner:
         """The model to evaluate and keep: that of averaged weights, where there is one."""
         return self.model if self.averaged is None else self.averaged.model
 
-    def update(self, waveform: Tensor, target: Tensor, index: Tensor, *, seed: int) -> Tensor:
+    def update(self, waveform: Waveforms, target: Tensor, index: Tensor, *, seed: int) -> Tensor:
         """Augment a batch, run the network, learn from it; returns the mean loss, a number.
 
         Args:
-            waveform: (batch, num_samples)
+            waveform: (batch, num_samples); or a list of (num_samples,), of different lengths
             target: (batch, n_outputs), as of :class:`deepspectrumlite.targets.Targets`
             index: (batch,) of the segments, in the training set
             seed: decides on everything that is drawn here
@@ -161,24 +162,26 @@ class Learner:
             self._remember(index, torch.cat(each).detach())
         return sum(losses[1:], losses[0])
 
-    def _graphed(self, *batch: Tensor) -> tuple[Tensor, Tensor]:
+    def _graphed(self, waveform: Waveforms, target: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         """As :meth:`augmented_images`; on one GPU as one graph, unless the network takes part."""
         by_batch = self._ranks and self.recipe.augment.rank_from == "batch"
-        if self.device.type != "cuda" or self.processes.count > 1 or by_batch:
-            return self.augmented_images(*batch)
+        alone = self.device.type == "cuda" and self.processes.count == 1
+        if isinstance(waveform, list) or by_batch or not alone:
+            return self.augmented_images(waveform, target, index)
+        batch = (waveform, target, index)
         if self.graph is None:
             self.graph = CudaGraph(self.augmented_images, batch, self.generator)
         return self.graph(*batch)
 
     @torch.no_grad()
     def augmented_images(
-        self, waveform: Tensor, target: Tensor, index: Tensor
+        self, waveform: Waveforms, target: Tensor, index: Tensor
     ) -> tuple[Tensor, Tensor]:
         """What the network sees: ``(batch, 3, height, width)``, ``(batch, n_outputs)``."""
         if self.recipe.model.output in NUMBERS:
             target = (target - self.model.offset) / self.model.scale
         waveform, target = self.augmentation.waveforms(waveform, target, self.generator)
-        image = self.model.frontend(waveform)
+        image = images_of(self.model.frontend, waveform)
         strength = self._strength(image, target, index) if self._ranks else None
         return self.augmentation.images(image, target, strength, self.generator)
 

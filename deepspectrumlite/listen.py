@@ -80,8 +80,11 @@ def write_parts(explanation: Explanation, model: Classifier, start: Path) -> lis
     assert explanation.path is not None, "only recordings can be read again"
     segments = stream_segments(explanation.path, recipe.data)
     waveform = next(wave for begin, wave in segments if begin >= explanation.start - 1e-6)
+    data = recipe.data
+    if data.segment_seconds == "whole":
+        data = recipe.for_length(len(waveform) / data.sample_rate).data
     for each in explanation.maps:
-        heard = resynthesise(waveform, each.values, recipe.frontend, recipe.data)
+        heard = resynthesise(waveform, each.values, recipe.frontend, data)
         label = re.sub(r"[^\w.+-]+", "_", each.target)
         path = start.with_name(f"{start.name}-{label}-listen.wav")
         # Without what the segment was filled up with.
@@ -122,7 +125,8 @@ def stft_mask(
     height, width = image.shape
     frontend = FrontEnd(section, data)
     frame = (seconds * data.sample_rate - frontend.win_length / 2) / frontend.hop_length
-    column = np.clip((frame + 0.5) / frontend.n_frames * width - 0.5, 0, width - 1)
+    n_frames = frontend.count_frames(data.segment_samples)
+    column = np.clip((frame + 0.5) / n_frames * width - 0.5, 0, width - 1)
     if section.n_mfcc:
         raise DeepSpectrumLiteError(
             f"n_mfcc is {section.n_mfcc}: the image holds coefficients, which have no frequency; "

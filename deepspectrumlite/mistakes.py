@@ -141,7 +141,7 @@ def _mistake(
         loss = np.abs(loss - facts.target[i, column])
     worst = int(loss.argmax())
     start = offset + float(starts[worst])
-    end = min(start + facts.recipe.data.segment_seconds, offset + duration)
+    end = min(start + waveforms.shape[1] / facts.recipe.data.sample_rate, offset + duration)
     words = f"Spectrogram of {name}, {start:.2f} to {end:.2f} s: true {truth}, answered {answer}."
     shown = Mistake(name, truth, answer)
     if audio:
@@ -191,7 +191,7 @@ def audio_excerpt(facts: Facts, i: int, start: float) -> tuple[str, str]:
     if len(waveform) > LONGEST_AUDIO * rate:
         longest = round(LONGEST_AUDIO * rate)
         # With as much before as after the part that is shown.
-        middle = round((start - first + facts.recipe.data.segment_seconds / 2) * rate)
+        middle = round((start - first) * rate) + facts.recipe.data.segment_samples // 2
         skipped = int(np.clip(middle - longest // 2, 0, len(waveform) - longest))
         waveform = waveform[skipped : skipped + longest]
     begin = first + skipped / rate

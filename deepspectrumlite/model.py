@@ -291,7 +291,20 @@ def decide_by(model: Classifier, changes: Mapping[str, Any]) -> Classifier:
     """
     described = model.recipe.model_dump()
     described["decision"] |= changes
-    changed = Classifier(parse_recipe(described), model.labels, weights="random")
+    return _with_recipe(model, parse_recipe(described))
+
+
+def fix_length(model: Classifier, seconds: float) -> Classifier:
+    """The same network for segments of a fixed length instead of whole recordings.
+
+    Raises:
+        RecipeError: a window of the front-end is longer
+    """
+    return _with_recipe(model, model.recipe.for_length(seconds))
+
+
+def _with_recipe(model: Classifier, recipe: Recipe) -> Classifier:
+    changed = Classifier(recipe, model.labels, weights="random")
     changed.load_state_dict(model.state_dict())
     return changed.eval()
 

@@ -48,7 +48,7 @@ def load_responses(folder: str, data: DataSection) -> Tensor:
         TrainingError: the folder is missing, empty, or holds a recording that is bad or silent
     """
     key, rate = "reverb_folder", data.sample_rate
-    longest = min(RESPONSE_SECONDS * rate, data.segment_samples)
+    longest = min(RESPONSE_SECONDS * rate, data.segment_samples or RESPONSE_SECONDS * rate)
     responses = []
     for path in _recordings(key, folder, ""):
         response = _read(key, folder, path, rate, _RESPONSE_READ_SECONDS * rate)

@@ -176,8 +176,10 @@ def _predict(
     progress: Progress,
 ) -> Prediction:
     cutting, name = recogniser.cutting, "the waveform" if path is None else path.name
-    total = max(1, int(duration * cutting.sample_rate / cutting.hop_samples))
-    seconds = cutting.segment_samples / cutting.sample_rate
+    seconds, total = duration, 1
+    if cutting.segment_samples:
+        seconds = cutting.segment_samples / cutting.sample_rate
+        total = max(1, int(duration * cutting.sample_rate / cutting.hop_samples))
     starts: list[float] = []
     scores: list[np.ndarray] = []
     for batch in _batches(segments, recogniser.batch_size):

@@ -15,7 +15,7 @@ from deepspectrumlite.augment import Augmentation, sap_policy
 from deepspectrumlite.config import Recipe
 from deepspectrumlite.data import Segments, scan
 from deepspectrumlite.errors import AudioError, DeepSpectrumLiteError
-from deepspectrumlite.frontend import FrontEnd, band_position
+from deepspectrumlite.frontend import FrontEnd, Waveforms, band_position, images_of
 from deepspectrumlite.manifest import fail
 from deepspectrumlite.plots import new_figure, save_figure, shorten
 from deepspectrumlite.progress import Progress, silent
@@ -117,8 +117,10 @@ def make_preview(
     files = np.unique(segments.file_index)
     used = [int(rng.choice(np.flatnonzero(segments.file_index == file))) for file in files]
     waveform, target, _ = zip(*(segments[i] for i in used), strict=True)
-    batch = torch.from_numpy(np.stack(waveform)), torch.from_numpy(np.stack(target))
-    images, titles = _augment(recipe, targets, *batch, columns, seed)
+    several = [torch.from_numpy(each) for each in waveform]
+    heard = torch.stack(several) if recipe.data.segment_samples else several
+    wanted = torch.from_numpy(np.stack(target))
+    images, titles = _augment(recipe, targets, heard, wanted, columns, seed)
     starts, paths = segments.start_seconds[used], scanned["path"].iloc[files]
     names = [
         f"{shorten(Path(path).name)}\nfrom {start:.2f} s"
@@ -152,20 +154,24 @@ def _choose(table: pd.DataFrame, targets: Targets, count: int, seed: int) -> pd.
 def _augment(
     recipe: Recipe,
     targets: Targets,
-    waveform: torch.Tensor,
+    waveform: Waveforms,
     target: torch.Tensor,
     columns: int,
     seed: int,
 ) -> tuple[npt.NDArray[np.uint8], list[list[str]]]:
-    """``(batch, num_samples)``, ``(batch, n_outputs)`` -> images and titles of all columns."""
+    """Waveforms, ``(batch, n_outputs)`` -> images and titles of all columns."""
     frontend = FrontEnd(recipe.frontend, recipe.data)
     augmentation = Augmentation(recipe.augment, recipe.data)
     generator = torch.Generator().manual_seed(seed)
-    shown, texts = [frontend(waveform)], [[_label(row, targets) for row in target.tolist()]]
+    shown, texts = (
+        [images_of(frontend, waveform)],
+        [[_label(row, targets) for row in target.tolist()]],
+    )
     for _ in range(columns):
         heard, wanted = augmentation.waveforms(waveform, target, generator)
         strength = _strength(recipe, len(waveform), generator)
-        image, wanted = augmentation.images(frontend(heard), wanted, strength, generator)
+        image = images_of(frontend, heard)
+        image, wanted = augmentation.images(image, wanted, strength, generator)
         text = [_label(row, targets) for row in wanted.tolist()]
         if strength is not None:
             text = [f"{a}\nstrength {b:.2f}" for a, b in zip(text, strength.tolist(), strict=True)]
@@ -217,7 +223,7 @@ def _draw(preview: Preview, recipe: Recipe) -> "Figure":
         one.set_title(titles[row][column], fontsize=7, pad=3, parse_math=False)
         one.tick_params(labelsize=6, length=2, pad=1.5, labelbottom=row == rows - 1)
         one.locator_params(axis="x", nbins=4)
-        one.xaxis.set_major_formatter("{x:g} s")
+        one.xaxis.set_major_formatter("{x:g} s" if recipe.data.segment_samples else "{x:g} %")
         one.set_yticks(places, names if column == 0 else [])
     for one, name in zip(axes[:, 0], preview.names, strict=True):
         one.set_ylabel(name, fontsize=6, parse_math=False)
@@ -234,13 +240,21 @@ def _wrap(title: str, length: int) -> str:
     return "\n".join(part for line in lines for part in textwrap.wrap(line, length))
 
 
-def image_axes(recipe: Recipe) -> tuple[tuple[float, ...], list[float], list[str]]:
-    """Left, right (seconds), bottom, top (bands) of an image; ticks at bands, and their names."""
+def image_axes(
+    recipe: Recipe, num_samples: int = 0
+) -> tuple[tuple[float, ...], list[float], list[str]]:
+    """Left, right (seconds), bottom, top (bands) of an image; ticks at bands, and their names.
+
+    Where segments are whole recordings: of one with so many samples; without, from 0 to 100 %.
+    """
     section, rate = recipe.frontend, recipe.data.sample_rate
     frontend = FrontEnd(section, recipe.data)
     # Frames and bands stand where their middles are.
     start = (frontend.win_length - frontend.hop_length) / 2 / rate
-    extent = (start, start + frontend.n_frames * frontend.hop_length / rate, 0, frontend.n_bands)
+    extent: tuple[float, ...] = (0, 100, 0, frontend.n_bands)
+    if num_samples := recipe.data.segment_samples or num_samples:
+        seconds = frontend.count_frames(num_samples) * frontend.hop_length / rate
+        extent = (start, start + seconds, 0, frontend.n_bands)
     if section.n_mfcc:
         numbers = np.linspace(0, section.n_mfcc - 1, min(4, section.n_mfcc)).round()
         return extent, [n + 0.5 for n in numbers], [f"MFCC {n:g}" for n in numbers]

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from deepspectrumlite.config import Recipe
+from deepspectrumlite.config import DataSection, Recipe
 from deepspectrumlite.errors import ManifestError, ModelError
 from deepspectrumlite.intervals import FEW_GROUPS
 from deepspectrumlite.manifest import SPLITS
@@ -392,6 +392,12 @@ def _mismatches(facts: Facts) -> list[str]:
     return found
 
 
+def _cutting(data: DataSection) -> str:
+    if data.segment_seconds == "whole":
+        return "whole recordings"
+    return f"{data.segment_seconds:g} s every {data.hop_seconds:g} s"
+
+
 def setting_rows(facts: Facts) -> list[tuple[str, str]]:
     """What was trained, in a few lines: (name, value)."""
     data, frontend, model = facts.recipe.data, facts.recipe.frontend, facts.recipe.model
@@ -406,7 +412,7 @@ def setting_rows(facts: Facts) -> list[tuple[str, str]]:
         ("answer", _ANSWERS[facts.output].format(len(facts.model.labels))),
         (
             "segments",
-            f"{data.segment_seconds:g} s every {data.hop_seconds:g} s, {data.sample_rate} Hz",
+            f"{_cutting(data)}, {data.sample_rate} Hz",
         ),
         ("image", f"{image}: {bands}, {frontend.fmin:g} to {top:g} Hz, {frontend.color_map}"),
         ("backbone", f"{model.backbone}, {n_parameters / 1e6:.2f} million parameters in all"),

@@ -175,7 +175,7 @@ def segment_picture(model: Classifier, waveform: npt.NDArray[np.float32], words:
     """What the network sees of a segment, (num_samples,), with its axes."""
     with torch.no_grad():
         image = model.frontend(torch.from_numpy(waveform)[None])[0]
-    extent, places, names = image_axes(model.recipe)
+    extent, places, names = image_axes(model.recipe, len(waveform))
     pixels = (image * 255).round().byte().permute(1, 2, 0).numpy()
     return spectrogram(pixels, extent, list(zip(places, names, strict=True)), words=words)
 

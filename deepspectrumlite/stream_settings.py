@@ -117,6 +117,11 @@ class StreamSettings:
         Raises:
             ModelError: it is longer than a window
         """
+        if not cutting.segment_samples:
+            raise ModelError(
+                "the model hears whole recordings, which a stream has not; export it with "
+                "--seconds, and stream with the file"
+            )
         if self.hop_seconds is None:
             return cutting.hop_samples
         hop = max(1, round(self.hop_seconds * cutting.sample_rate))

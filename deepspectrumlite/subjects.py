@@ -11,7 +11,7 @@ import numpy as np
 
 from deepspectrumlite.audio import Cutting, Waveform
 from deepspectrumlite.description import file_kind, open_session, read_description
-from deepspectrumlite.errors import MissingExtraError
+from deepspectrumlite.errors import MissingExtraError, ModelError
 from deepspectrumlite.layers import Layer, onnx_layers, onnx_parts, tflite_layers, torch_layers
 from deepspectrumlite.predict import model_folder
 from deepspectrumlite.runtime import Run, litert_run, onnx_run, open_litert
@@ -191,6 +191,11 @@ class TorchModel:
 
         self.model = load_model(folder)
         self.cutting = self.model.recipe.data
+        if not self.cutting.segment_samples:
+            raise ModelError(
+                f"{folder}: the model hears whole recordings, so it has no latency and no size of "
+                "its own; export it with --seconds, and give the file"
+            )
 
     def stages(self, threads: int) -> dict[str, Work]:
         """See :class:`Subject`; sets the number of threads of torch in this process."""

@@ -123,7 +123,12 @@ class Run:
             _set_unit(model, self.target)
         self.augmentation = Augmentation(recipe.augment, recipe.data).to(processes.device)
         self.batches = Batches(self.target, recipe, processes)
-        self.loader: DataLoader[Any] = make_loader(train, section, batch_sampler=self.batches)
+        self.loader: DataLoader[Any] = make_loader(
+            train,
+            section,
+            same_length=model.recipe.data.segment_samples > 0,
+            batch_sampler=self.batches,
+        )
         self.phases = (
             Phase("head", section.head_epochs, section.head_learning_rate, 0.0),
             Phase("fine_tune", section.epochs, section.learning_rate, section.fine_tune_share),
@@ -195,8 +200,12 @@ def run_epoch(run: Run, learner: Learner, signals: Signals) -> None:
     started = saved_at = time.perf_counter()
     for waveform, target, index in run.loader:
         seed = draw_seed(section.seed, state.phase, state.epoch, state.step, run.processes.rank)
-        batch = (part.to(device, non_blocking=True) for part in (waveform, target, index))
-        losses.append(learner.update(*batch, seed=seed))
+        if isinstance(waveform, list):  # of different lengths
+            waveform = [each.to(device, non_blocking=True) for each in waveform]
+        else:
+            waveform = waveform.to(device, non_blocking=True)
+        target, index = (part.to(device, non_blocking=True) for part in (target, index))
+        losses.append(learner.update(waveform, target, index, seed=seed))
         state.step += 1
         run.progress(what, state.step, len(run.batches))
         due = time.perf_counter() - saved_at > 60 * section.checkpoint_minutes

@@ -46,7 +46,7 @@ def frontend(request):
     data = {"sample_rate": rate, "segment_seconds": SECONDS, "hop_seconds": SECONDS}
     sizes = {"image_height": 48, "image_width": 64, "n_mels": 32}
     recipe = parse_recipe({"data": data, "frontend": sizes | section}, "test")
-    return FrontEnd(recipe.frontend, recipe.data).eval()
+    return FrontEnd(recipe.frontend, recipe.data).eval(), recipe.data.segment_samples
 
 
 def waveforms(num_samples):
@@ -76,8 +76,9 @@ def run_litert(data, batch):
 
 
 def test_litert_gives_the_image_of_training(frontend):
-    graph = convert.to_litert(frontend, frontend.num_samples)
-    batch = waveforms(frontend.num_samples)
+    frontend, num_samples = frontend
+    graph = convert.to_litert(frontend, num_samples)
+    batch = waveforms(num_samples)
     expected = frontend(torch.from_numpy(batch)).numpy()
     found = run_litert(write_graph(graph), batch)
     assert np.abs(found.reshape(expected.shape) - expected).max() < 1e-4
@@ -85,9 +86,10 @@ def test_litert_gives_the_image_of_training(frontend):
 
 
 def test_onnx_gives_the_image_of_training(frontend, tmp_path):
+    frontend, num_samples = frontend
     path = tmp_path / "frontend.onnx"
-    convert.to_onnx(frontend, frontend.num_samples, path)
-    batch = waveforms(frontend.num_samples)
+    convert.to_onnx(frontend, num_samples, path)
+    batch = waveforms(num_samples)
     expected = frontend(torch.from_numpy(batch)).numpy()
     session = onnxruntime.InferenceSession(str(path))
     found = np.stack([session.run(None, {"waveform": row[None]})[0][0] for row in batch])
