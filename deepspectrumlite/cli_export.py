@@ -56,6 +56,10 @@ def export(
     calibration: Annotated[
         int, typer.Option(min=1, help="Segments of the training split, to calibrate int8 with.")
     ] = _DEFAULTS.calibration_segments,
+    image: Annotated[
+        bool,
+        typer.Option("--image", help="Give what the network sees as a second output, too."),
+    ] = False,
     stream: Annotated[
         Path | None,
         typer.Option(
@@ -81,7 +85,7 @@ def export(
 
         precision = "int8" if int8 else "float16" if float16 else "float32"
         options = ExportOptions(
-            precision, onnx, manifest, split, max_drop, stream, calibration, seconds
+            precision, onnx, manifest, split, max_drop, stream, calibration, seconds, image
         )
         with progress() as tell:
             exported = export_model(model, out, options, progress=tell)

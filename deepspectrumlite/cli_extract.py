@@ -2,12 +2,23 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
+from deepspectrumlite.cli_predict import (
+    Address,
+    EngineName,
+    EngineOption,
+    PartRows,
+    Processes,
+    check_batch_options,
+    make_engine,
+    tell_summary,
+)
+from deepspectrumlite.config import Recipe as RecipeSettings
 from deepspectrumlite.config import load_recipe
 from deepspectrumlite.terminal import Device, Recipe, Set, SkipBad, err, library, progress
 from deepspectrumlite.terminal import out as terminal
@@ -24,15 +35,20 @@ class Kind(StrEnum):
 
 def extract(
     manifest: Annotated[
-        Path | None,
+        str | None,
         typer.Argument(
             help="As for `data`, but labels are not a must; or a folder of recordings.",
             show_default=False,
         ),
     ] = None,
     out: Annotated[
-        Path | None,
-        typer.Option(help="The .parquet, .csv or .npz file to write.", show_default=False),
+        str | None,
+        typer.Option(
+            metavar="FILE|FOLDER",
+            help="The .parquet, .csv or .npz file to write; or a folder (a path without a suffix, "
+            "or a URI) for Parquet parts: the same again goes on.",
+            show_default=False,
+        ),
     ] = None,
     kind: Annotated[Kind, typer.Option("--features", help="Which.")] = Kind.deepspectrum,
     recipe: Recipe = "default",
@@ -55,6 +71,10 @@ def extract(
     ] = False,
     skip_bad: SkipBad = False,
     device: Device = "auto",
+    engine: EngineOption = None,
+    processes: Processes = None,
+    part_rows: PartRows = None,
+    address: Address = None,
 ) -> None:
     """Write features of each segment, a row each, for classifiers of your own.
 
@@ -64,6 +84,10 @@ def extract(
 
     Example: [bold]deepspectrumlite extract labels.csv --out features.parquet[/bold]
 
+    Into a folder: by all cores, or a cluster; a bad recording is a row with its reason.
+
+    Example: [bold]deepspectrumlite extract corpus.parquet --out features[/bold]
+
     Example: [bold]deepspectrumlite extract --layers --set model.backbone=resnet50[/bold]
     """
     if run is not None and (changes or recipe != "default"):
@@ -71,6 +95,21 @@ def extract(
     if (layer or layers or run) and kind is not Kind.deepspectrum:
         raise typer.BadParameter("--model, --layer and --layers go with deepspectrum only")
     settings = load_recipe(recipe, changes or [])
+    folder = out if out and not layers and _is_folder(out) else None
+    check_batch_options(folder, engine, processes, part_rows, address)
+    if folder and manifest:
+        _extract_batch(
+            kind.value,
+            settings,
+            manifest,
+            folder,
+            layer=layer,
+            model=run,
+            device=device,
+            part_rows=part_rows or 1000,
+            engine=(engine, processes, address),
+        )
+        return
     with library():
         from deepspectrumlite.feature_files import extract_manifest
         from deepspectrumlite.features import list_layers
@@ -81,13 +120,13 @@ def extract(
             terminal.print(_table(list_layers(settings, model)))
             return
         if manifest is None or out is None:
-            raise typer.BadParameter("needed: a manifest or folder, and --out FILE; or --layers")
+            raise typer.BadParameter("needed: a manifest or folder, and --out; or --layers")
         with progress() as tell:
             found, skipped = extract_manifest(
                 kind.value,
                 settings,
-                manifest,
-                out,
+                Path(manifest),
+                Path(out),
                 layer=layer,
                 model=model,
                 skip_bad=skip_bad,
@@ -99,6 +138,29 @@ def extract(
     rows, columns = found.values.shape
     replaced = f", {found.replaced} values that were not finite set to 0" if found.replaced else ""
     typer.echo(f"{out}: {rows} rows, {columns} features{replaced}")
+
+
+def _is_folder(out: str) -> bool:
+    return "://" in out or not Path(out).suffix
+
+
+def _extract_batch(
+    kind: str,
+    settings: RecipeSettings,
+    manifest: str,
+    out: str,
+    *,
+    engine: tuple[EngineName | None, int | None, str | None],
+    **given: Any,
+) -> None:
+    with library():
+        from deepspectrumlite.batch.run import extract_batch
+
+        with progress() as tell:
+            found = extract_batch(
+                kind, settings, manifest, out, engine=make_engine(*engine), progress=tell, **given
+            )
+    tell_summary(out, found)
 
 
 def _table(layers: dict[str, int]) -> Table:

@@ -73,7 +73,7 @@ class DataSection(_Section):
             "sleep",
             "speech_commands",
         ],
-        Field(description="what a folder, given instead of a manifest, is; a folder per class, or"),
+        Field(description="what a folder given as the manifest is; folders: one per class"),
     ] = "folders"
     target: Annotated[
         Name | Annotated[tuple[Name, ...], Field(min_length=1)],
@@ -90,7 +90,7 @@ class DataSection(_Section):
     sample_rate: Annotated[int, Field(ge=1000, le=192_000, description="in Hz")] = 16_000
     segment_seconds: Annotated[
         Seconds | Literal["whole"],
-        Field(description='"whole": a recording is one segment, however long; see docs/training.md'),
+        Field(description='"whole": a recording is one segment, however long it is'),
     ] = 1.0
     hop_seconds: Annotated[
         Seconds, Field(description="from the start of one segment to the next")
@@ -591,6 +591,7 @@ class ExportOptions:
         stream: a JSON file with settings for streaming; None: ``stream.json`` of the run, if any
         calibration_segments: drawn from the training split, for int8
         seconds: length of what the file takes, for a model that hears whole recordings
+        image: give the image that the network sees as a second output
     """
 
     precision: str = "float32"
@@ -601,6 +602,7 @@ class ExportOptions:
     stream: Path | None = None
     calibration_segments: int = 100
     seconds: float | None = None
+    image: bool = False
 
 
 @dataclass(frozen=True)

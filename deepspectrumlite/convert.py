@@ -19,17 +19,20 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from deepspectrumlite.description import ENTRY
 from deepspectrumlite.errors import ExportError
 from deepspectrumlite.graph import (
     Graph,
     foreign_operators,
     name_parts,
     read_graph,
+    show_image,
     simplify,
     write_graph,
 )
 from deepspectrumlite.model import Classifier, load_model
 from deepspectrumlite.progress import Progress, silent
+from deepspectrumlite.subjects import onnx_image
 
 Segments = npt.NDArray[np.float32]
 
@@ -225,6 +228,44 @@ def to_onnx(module: nn.Module, num_samples: int, path: Path) -> None:
             )
     except Exception as error:  # as above
         raise ExportError(_refusal("ONNX", error)) from error
+
+
+def add_image(path: Path, shape: tuple[int, int, int, int]) -> None:
+    """Make the image, (1, 3, height, width), a second output of a file.
+
+    A description that stands in the file is no longer that of its model: write another.
+
+    Raises:
+        ExportError: no one tensor of that size stands between front-end and network
+    """
+    try:
+        if path.suffix == ".onnx":
+            _show_onnx_image(path, shape)
+        else:
+            graph = read_graph(path.read_bytes())
+            show_image(graph, shape)
+            path.write_bytes(write_graph(graph))
+    except ValueError as error:
+        raise ExportError(f"{path.name}: {error}; export without --image") from error
+
+
+def _show_onnx_image(path: Path, shape: tuple[int, ...]) -> None:
+    import onnx
+    from onnx import helper, numpy_helper
+
+    model = onnx.load(path)
+    source = onnx_image(model.graph)
+    if source is None:
+        raise ValueError("no one tensor divides this graph")
+    sizes = numpy_helper.from_array(np.array(shape, np.int64), "image_shape")
+    model.graph.initializer.append(sizes)
+    model.graph.node.append(helper.make_node("Reshape", [source, sizes.name], ["image"]))
+    image = helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, shape)
+    model.graph.output.append(image)
+    others = [entry for entry in model.metadata_props if entry.key != ENTRY]
+    del model.metadata_props[:]
+    model.metadata_props.extend(others)
+    onnx.save(model, path)
 
 
 def _refusal(runtime: str, error: Exception) -> str:

@@ -56,6 +56,8 @@ class Description:
         digest: of the weights that it was exported from, BLAKE2b as hexadecimal
         recipe: what the model was trained by, as in ``recipe.json``
         stream: settings for a stream of windows; None: the defaults
+        image: whether the graph also gives the image that the network sees, see
+            :attr:`image_shape`
     """
 
     format: int = FORMAT
@@ -77,6 +79,15 @@ class Description:
     digest: str
     recipe: Mapping[str, Any]
     stream: Mapping[str, Any] | None = None
+    image: bool = False
+
+    @property
+    def image_shape(self) -> tuple[int, int, int, int] | None:
+        """(1, 3, height, width) of the second output, in 0..1, high frequencies first; or None."""
+        if not self.image:
+            return None
+        height, width = (self.recipe["frontend"][key] for key in _IMAGE_SIZES)
+        return 1, 3, height, width
 
     @property
     def decision(self) -> Decision:
@@ -123,7 +134,8 @@ class Description:
 
 
 # What files of an earlier version do not have.
-_LATER = ("unknown", "unknown_below", "conformal")
+_LATER = ("unknown", "unknown_below", "conformal", "image")
+_IMAGE_SIZES = ("image_height", "image_width")
 AGAIN = "copy the file again, or export it again"
 
 
@@ -293,6 +305,12 @@ def _check_sizes(description: Description, source: str | Path) -> None:
             f"{source}: a broken description: {len(description.temperature)} temperatures for "
             f"{n_labels} labels; {AGAIN}"
         )
+    section = description.recipe.get("frontend")
+    sizes = section if isinstance(section, dict) else {}
+    if description.image and not all(_is_count(sizes.get(key)) for key in _IMAGE_SIZES):
+        raise ModelError(
+            f"{source}: a broken description: an image whose size its recipe does not tell; {AGAIN}"
+        )
     if description.hop_samples > n_samples:
         raise ModelError(
             f"{source}: a broken description: hop_samples is {description.hop_samples}, above "
@@ -341,4 +359,5 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
     "digest": _is_text,
     "recipe": lambda value: isinstance(value, dict),
     "stream": lambda value: value is None or isinstance(value, dict),
+    "image": lambda value: isinstance(value, bool),
 }

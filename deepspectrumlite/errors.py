@@ -33,6 +33,10 @@ class ExportError(DeepSpectrumLiteError):
     """A model cannot be exported, or what was exported is not as good as the model."""
 
 
+class WebError(DeepSpectrumLiteError):
+    """A page for the browser cannot be made, or cannot be shown."""
+
+
 class ElsewhereError(DeepSpectrumLiteError):
     """Another process that trains with this one has failed, and says why."""
 

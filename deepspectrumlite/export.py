@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import torch
 
 from deepspectrumlite.checkpoint import write_atomically
 from deepspectrumlite.config import ExportOptions
-from deepspectrumlite.convert import KINDS, convert
+from deepspectrumlite.convert import KINDS, add_image, convert
 from deepspectrumlite.data import Segments
 from deepspectrumlite.errors import ExportError, ManifestError, MissingExtraError
 from deepspectrumlite.metadata import describe, write_metadata
@@ -29,6 +30,8 @@ from deepspectrumlite.targets import load_labelled
 
 # Of a float32 file's scores from the model's; conversion changes only the order of sums.
 TOLERANCE = 1e-4
+# Of an image, the mean difference in 0..1; near silence single pixels hold rounding errors alone.
+IMAGE_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,12 @@ def export_model(
         made = convert(model, wanted, Path(folder), calibration=calibration, progress=progress)
         for kind, path in made.items():
             precision = kind.split(".")[0]
-            write_metadata(path, describe(model, precision=precision, stream=stream))
+            about = describe(model, precision=precision, stream=stream, image=options.image)
+            if about.image_shape:
+                add_image(path, about.image_shape)
+            write_metadata(path, about)
+        if options.image:
+            _check_images(model, made, clips[0][0])
         exported = _prove(model, made, clips, out, options, progress)
         failures = [each.failure for each in exported if each.failure]
         failed = out.with_name(f"{out.name}.failed.json")
@@ -265,6 +273,21 @@ def _prove(
             )
         )
     return proved
+
+
+def _check_images(
+    model: Classifier, made: Mapping[str, Path], segment: npt.NDArray[np.float32]
+) -> None:
+    """Raise ExportError where a file gives another image of (segment_samples,) than the model."""
+    with torch.inference_mode():
+        expected = model.frontend(torch.from_numpy(segment)[None])[0].numpy()
+    for kind, path in made.items():
+        difference = float(np.abs(Predictor(path).image(segment) - expected).mean())
+        if not difference <= IMAGE_TOLERANCE:
+            raise ExportError(
+                f"{kind}: the image differs from the model's by {difference:.1e} on average; "
+                f"allowed: {IMAGE_TOLERANCE:g}; export without --image"
+            )
 
 
 def _failure(kind: str, difference: Difference | None, max_drop: float) -> str | None:

@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 from deepspectrumlite.audio import is_recording
 from deepspectrumlite.config import Recipe
 from deepspectrumlite.data import Measurement, scan
+from deepspectrumlite.datasets.read import load_corpus
 from deepspectrumlite.errors import ManifestError
 from deepspectrumlite.features import Features, extract
-from deepspectrumlite.manifest import load_manifest
 from deepspectrumlite.model import Classifier
 from deepspectrumlite.progress import Progress, silent
 
@@ -129,7 +129,7 @@ def extract_manifest(
     Args:
         kind: as of :func:`extract`, like recipe, layer, model, device and progress
         recipe: all settings
-        manifest: as of :func:`deepspectrumlite.manifest.load_manifest`; labels are not a must
+        manifest: as of :func:`deepspectrumlite.datasets.read.load_corpus`; labels are not a must
         out: as of :func:`write_features`
         layer: of a network
         model: a trained model
@@ -161,6 +161,4 @@ def _load(manifest: Path, recipe: Recipe) -> pd.DataFrame:
     data, many = recipe.data, recipe.model.output == "sigmoid"
     separator = data.separator if many else None
     has_classes = manifest.is_dir() and not any(map(is_recording, manifest.iterdir()))
-    return load_manifest(
-        manifest, need_labels=has_classes, targets=data.targets, separator=separator
-    )
+    return load_corpus(manifest, data, need_labels=has_classes, separator=separator)

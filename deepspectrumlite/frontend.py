@@ -26,6 +26,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from deepspectrumlite.axes import band_position as band_position
+from deepspectrumlite.axes import hertz_to_mel, wanted_bins
 from deepspectrumlite.config import DataSection, FrontEndSection
 
 FLOOR = 1e-16
@@ -66,8 +68,7 @@ class FrontEnd(nn.Module):
         self.hop_length = section.hop_length(rate)
         self.win_length = section.win_length(rate)
         self.n_fft = section.n_fft(rate)
-        hertz = np.arange(self.n_fft // 2 + 1) * rate / self.n_fft
-        bins = np.flatnonzero((hertz >= section.fmin) & (hertz <= section.fmax_hz(rate)))
+        bins = wanted_bins(section, data)
         # tf.signal.hann_window, numpy.hanning(n + 1)[:-1]: periodic, not symmetric.
         self.dft = RealDFT(self.n_fft, np.hanning(self.win_length + 1)[:-1], bins)
         if section.frequency == "mel":
@@ -309,29 +310,6 @@ def _two_factors(n: int) -> tuple[int, int]:
     """The factors of n nearest to its square root, the larger first."""
     small = next(f for f in range(math.isqrt(n), 0, -1) if n % f == 0)
     return n // small, small
-
-
-def hertz_to_mel(hertz: Floats | float) -> Floats:
-    """HTK's mel scale (O'Shaughnessy 1987), elementwise.
-
-    >>> print(hertz_to_mel(1000.0).round(3))
-    999.991
-    """
-    mel: Floats = 1127 * np.log1p(np.asarray(hertz) / 700)
-    return mel
-
-
-def band_position(hertz: Floats, section: FrontEndSection, data: DataSection) -> Floats:
-    """(n,) frequencies -> (n,) where they stand on a spectrogram's axis: band k from k to k + 1."""
-    rate = data.sample_rate
-    low, high = section.fmin, section.fmax_hz(rate)
-    if section.frequency == "mel":
-        mels = (hertz_to_mel(hertz) - hertz_to_mel(low)) / (hertz_to_mel(high) - hertz_to_mel(low))
-        position: Floats = mels * (section.n_mels + 1) - 0.5
-        return position
-    spacing = rate / section.n_fft(rate)
-    linear: Floats = hertz / spacing - np.ceil(low / spacing) + 0.5
-    return linear
 
 
 def mel_matrix(n_mels: int, n_fft: int, sample_rate: int, fmin: float, fmax: float) -> Floats:

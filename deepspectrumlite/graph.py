@@ -17,6 +17,7 @@ from ai_edge_litert.tools.flatbuffer_utils import read_model_from_bytearray
 Graph: TypeAlias = Any  # schema.ModelT, made by flatbuffers' compiler without types
 Operator: TypeAlias = Any
 Vector: TypeAlias = npt.NDArray[np.float64]
+Sizes: TypeAlias = npt.NDArray[np.int32]
 
 FRONTEND, NETWORK, SCORES, IMAGE = b"frontend/", b"network/", b"scores/", b"image"
 # Kernels of phones read constants faster, or only, from addresses that are multiples of this.
@@ -129,7 +130,8 @@ def cut(graph: Graph, part: str) -> None:
     if part == "frontend":
         main.outputs = image
     else:
-        main.inputs = image
+        # Without the image as a second output, where there is one.
+        main.inputs, main.outputs = image, main.outputs[:1]
     needed, kept = set(main.outputs), []
     for operator in reversed(main.operators):
         if needed & set(operator.outputs):
@@ -138,6 +140,44 @@ def cut(graph: Graph, part: str) -> None:
     main.operators = kept[::-1]
     graph.signatureDefs = None
     drop_unused(graph)
+
+
+def show_image(graph: Graph, shape: tuple[int, int, int, int]) -> None:
+    """Make the tensor ``image`` a second output, of this shape and by the name ``image``.
+
+    Raises:
+        ValueError: no tensor of that name divides the graph, or it is laid out in another way
+    """
+    main, [signature] = graph.subgraphs[0], graph.signatureDefs
+    image = [index for index, tensor in enumerate(main.tensors) if tensor.name == IMAGE]
+    if len(image) != 1:
+        raise ValueError("no tensor named image divides this graph")
+    found = [int(size) for size in main.tensors[image[0]].shape if size != 1]
+    if found != [size for size in shape if size != 1]:
+        raise ValueError(f"the image has the shape {found}, which is not that of {shape}")
+    reshaped = schema.TensorT()
+    reshaped.name, reshaped.type = FRONTEND + IMAGE, schema.TensorType.FLOAT32
+    reshaped.shape, reshaped.buffer = np.array(shape, np.int32), 0
+    main.tensors.append(reshaped)
+    output = len(main.tensors) - 1
+    made = next(i for i, op in enumerate(main.operators) if image[0] in op.outputs)
+    main.operators.insert(made + 1, _reshape(graph, image[0], output))
+    main.outputs = [*main.outputs, output]
+    argument = schema.TensorMapT()
+    argument.name, argument.tensorIndex = IMAGE, output
+    signature.outputs.append(argument)
+
+
+def _reshape(graph: Graph, source: int, output: int) -> Operator:
+    operator, options = schema.OperatorT(), schema.ReshapeOptionsT()
+    shape = graph.subgraphs[0].tensors[output].shape
+    operator.opcodeIndex = _opcode(graph, _CODES.RESHAPE)
+    sizes = _add_constant(graph, FRONTEND + IMAGE + b"/shape", shape)
+    operator.inputs, operator.outputs = [source, sizes], [output]
+    options.newShape = shape
+    operator.builtinOptionsType = schema.BuiltinOptions.ReshapeOptions
+    operator.builtinOptions = options
+    return operator
 
 
 @dataclass(frozen=True)
@@ -340,12 +380,15 @@ def _bytes(graph: Graph, tensor: int) -> bytes | None:
     return None if data is None or len(data) == 0 else bytes(data)
 
 
-def _add_constant(graph: Graph, name: bytes, values: Vector) -> int:
-    """Index of a new constant tensor of float32."""
+def _add_constant(graph: Graph, name: bytes, values: Vector | Sizes) -> int:
+    """Index of a new constant tensor: of int32 for sizes, else of float32."""
     buffer, tensor = schema.BufferT(), schema.TensorT()
-    buffer.data = np.frombuffer(values.astype(np.float32).tobytes(), np.uint8)
+    is_size = values.dtype == np.int32
+    stored = values if is_size else values.astype(np.float32)
+    buffer.data = np.frombuffer(stored.tobytes(), np.uint8)
     graph.buffers.append(buffer)
-    tensor.name, tensor.type = name, schema.TensorType.FLOAT32
+    tensor.name = name
+    tensor.type = schema.TensorType.INT32 if is_size else schema.TensorType.FLOAT32
     tensor.shape, tensor.buffer = np.array(values.shape, np.int32), len(graph.buffers) - 1
     graph.subgraphs[0].tensors.append(tensor)
     return len(graph.subgraphs[0].tensors) - 1

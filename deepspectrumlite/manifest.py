@@ -34,6 +34,7 @@ def load_manifest(
     targets: Sequence[str] = ("label",),
     separator: str | None = None,
     allow_empty: bool = False,
+    read_folder: Callable[[Path], pd.DataFrame] | None = None,
 ) -> pd.DataFrame:
     """Read and check a list of recordings. Whether the recordings exist is not checked here.
 
@@ -46,6 +47,7 @@ def load_manifest(
         separator: joins the items, where JSON Lines or Parquet hold a list as a target; without
             one, lists are refused
         allow_empty: whether a target may be empty
+        read_folder: makes the rows of a folder that is not laid out by classes
 
     Returns:
         A table with index 0 to n - 1 and the columns ``path`` (absolute), the targets (text, as
@@ -56,7 +58,7 @@ def load_manifest(
         ManifestError: the manifest is missing, of another type or inconsistent
     """
     source = Path(source)
-    table = _read_folder(source, need_labels) if source.is_dir() else _read_file(source)
+    table = _read_source(source, need_labels, read_folder)
     # Until here and in the checks, the index is the row number that the user sees.
     needed = ("path", *(targets if need_labels else ()))
     table = _check_columns(table, source, needed, targets)
@@ -66,6 +68,20 @@ def load_manifest(
     table = _tidy(table, source, targets, filled).reset_index(drop=True)
     table.attrs["manifest"] = str(source)
     return table
+
+
+def _read_source(
+    source: Path, need_labels: bool, read_folder: Callable[[Path], pd.DataFrame] | None
+) -> pd.DataFrame:
+    if not source.is_dir():
+        return _read_file(source)
+    if read_folder is not None:
+        return read_folder(source)
+    if need_labels:
+        return read_classes_folder(source)
+    return pd.DataFrame(
+        {"path": [str(path.absolute()) for path in find_audio(source)]}, dtype=object
+    )
 
 
 def _read_file(source: Path) -> pd.DataFrame:
@@ -142,11 +158,12 @@ def _read_parquet(source: Path) -> pd.DataFrame:
     return table
 
 
-def _read_folder(source: Path, need_labels: bool) -> pd.DataFrame:
-    if not need_labels:
-        return pd.DataFrame(
-            {"path": [str(path.absolute()) for path in find_audio(source)]}, dtype=object
-        )
+def read_classes_folder(source: Path) -> pd.DataFrame:
+    """Path, label and where given split of each recording in a folder with a folder per class.
+
+    Raises:
+        ManifestError: another layout
+    """
     folders = _folders(source)
     as_splits = [folder for folder in folders if folder.name.lower() in _SPLIT_NAMES]
     if len(as_splits) < len(folders) or not folders:

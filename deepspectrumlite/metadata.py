@@ -48,6 +48,7 @@ def describe(
     *,
     precision: str = "float32",
     stream: Mapping[str, Any] | None = None,
+    image: bool = False,
 ) -> Description:
     """The description of a file that is exported from a model.
 
@@ -55,6 +56,7 @@ def describe(
         model: the trained model
         precision: of the file's weights
         stream: settings for a stream of windows
+        image: whether the file has the image as a second output
     """
     decision, data = model.decision, model.recipe.data
     return Description(
@@ -75,6 +77,7 @@ def describe(
         digest=digest_weights(model),
         recipe=model.recipe.model_dump(mode="json"),
         stream=stream,
+        image=image,
     )
 
 
@@ -129,7 +132,7 @@ def write_onnx_metadata(path: Path, description: Description) -> None:
 
 
 def tensor_metadata(description: Description) -> bytes:
-    """The ModelMetadata flatbuffer: a mono waveform goes in, scores come out."""
+    """The ModelMetadata flatbuffer: a mono waveform goes in, scores (and an image) come out."""
     builder = flatbuffers.Builder()
     text = builder.CreateString
     audio = _table(builder, {}, {0: description.sample_rate, 1: 1})
@@ -143,7 +146,11 @@ def tensor_metadata(description: Description) -> bytes:
     )
     files = _vector(builder, [labels])
     scores = _table(builder, {0: text("scores"), 1: text(description.output), 6: files})
-    tensors = {2: _vector(builder, [waveform]), 3: _vector(builder, [scores])}
+    outputs = [scores]
+    if description.image:
+        about = "what the network sees, in 0..1: red, green, blue; high frequencies first"
+        outputs.append(_table(builder, {0: text("image"), 1: text(about)}))
+    tensors = {2: _vector(builder, [waveform]), 3: _vector(builder, outputs)}
     graph = _vector(builder, [_table(builder, tensors)])
     names = {0: "Deep Spectrum recogniser", 1: "from a waveform to scores", 2: description.version}
     slots = {slot: text(name) for slot, name in names.items()}

@@ -144,16 +144,23 @@ class Prediction:
         return described
 
 
-def predict_file(recogniser: Recogniser, path: Path, progress: Progress = silent) -> Prediction:
-    """Score every segment of one recording.
+def predict_file(
+    recogniser: Recogniser,
+    path: Path,
+    progress: Progress = silent,
+    *,
+    start: float = 0.0,
+    end: float | None = None,
+) -> Prediction:
+    """Score every segment of one recording, or of its span from start to end, in seconds.
 
     Raises:
         AudioError: the recording cannot be read, or is shorter than a segment and the model's
             recipe drops those
     """
-    duration = audio_info(path).duration_seconds
-    segments = stream_segments(path, recogniser.cutting)
-    return _predict(recogniser, segments, duration, path, progress)
+    last = audio_info(path).duration_seconds if end is None else end
+    segments = stream_segments(path, recogniser.cutting, start=start, end=end)
+    return _predict(recogniser, segments, last, path, progress)
 
 
 def predict_waveform(recogniser: Recogniser, waveform: Waveform) -> Prediction:

@@ -136,7 +136,7 @@ def train_run(
         write_manifest(scanned, out / "manifest.csv")
         drew = "split" not in given or set(given["split"]) != set(table["split"])
         # At last: a folder with this file can go on from wherever it was stopped.
-        plan = {"recipe": _from_anywhere(recipe).model_dump(mode="json"), "labels": targets.labels}
+        plan = {"recipe": from_anywhere(recipe).model_dump(mode="json"), "labels": targets.labels}
         _write_plan(plan | {"skipped": len(skipped), "drew_splits": drew}, out)
         return scanned
 
@@ -187,7 +187,7 @@ def was_started(out: Path, recipe: Recipe) -> bool:
     """
     if not (out / PLAN).is_file():
         return False
-    if parse_recipe(_read_plan(out)["recipe"], str(out / PLAN)) != _from_anywhere(recipe):
+    if parse_recipe(_read_plan(out)["recipe"], str(out / PLAN)) != from_anywhere(recipe):
         raise TrainingError(
             f"{out}: made with other settings than these; choose another --out or --name, or "
             "remove that folder"
@@ -499,7 +499,7 @@ def _make_folder(out: Path) -> None:
         ) from None
 
 
-def _from_anywhere(recipe: Recipe) -> Recipe:
+def from_anywhere(recipe: Recipe) -> Recipe:
     """The recipe with absolute folders, so that a run can go on from another directory."""
     folders = {"noise_folder": "white", "reverb_folder": "none"}
     given = {key: getattr(recipe.augment, key) for key in folders}

@@ -43,7 +43,7 @@ class Predictor:
             MissingExtraError: a .onnx file, and onnxruntime is not installed
         """
         self.path = Path(path)
-        self.description, self._run = _open(self.path, threads)
+        self.description, self._run, self._run_image = _open(self.path, threads)
         self._lock = threading.Lock()  # A runtime has one set of buffers.
 
     @property
@@ -98,6 +98,33 @@ class Predictor:
         Raises:
             AudioError: another shape, or samples that are not finite
         """
+        segments = self._checked(segments)
+        scores = np.empty((len(segments), len(self.decision.columns)), np.float32)
+        for index in range(len(segments)):
+            with self._lock:
+                scores[index] = self._run(segments[index : index + 1])[0]
+        return scores
+
+    def image(self, segment: np.ndarray) -> Waveform:
+        """What the network sees of (segment_samples,): (3, height, width), float32 in 0..1.
+
+        High frequencies come first. Computes the scores too, as that is how graphs run.
+
+        Raises:
+            ModelError: the file was exported without --image
+            AudioError: another shape, or samples that are not finite
+        """
+        if self._run_image is None:
+            raise ModelError(
+                f"{self.path}: gives no image; export it again with `deepspectrumlite export "
+                "--image`"
+            )
+        checked = self._checked(np.asarray(segment)[None])
+        with self._lock:
+            image: Waveform = self._run_image(checked)[0]
+        return image
+
+    def _checked(self, segments: np.ndarray) -> Waveform:
         segments = np.ascontiguousarray(segments, dtype=np.float32)
         size = self.description.segment_samples
         if segments.ndim != 2 or segments.shape[1] != size:
@@ -107,14 +134,11 @@ class Predictor:
             )
         if not np.isfinite(segments).all():
             raise AudioError("NaN or infinite samples in a segment; allowed: finite numbers")
-        scores = np.empty((len(segments), len(self.decision.columns)), np.float32)
-        for index in range(len(segments)):
-            with self._lock:
-                scores[index] = self._run(segments[index : index + 1])[0]
-        return scores
+        return segments
 
 
-def _open(path: Path, threads: int) -> tuple[Description, Run]:
+def _open(path: Path, threads: int) -> tuple[Description, Run, Run | None]:
+    """What a file says, what gives its scores, and what gives its image, if any does."""
     if not 1 <= threads <= MAX_THREADS:
         raise ModelError(f"threads is {threads}; allowed: 1 to {MAX_THREADS}")
     if file_kind(path) == "onnx":
@@ -122,7 +146,7 @@ def _open(path: Path, threads: int) -> tuple[Description, Run]:
         description = describe_session(session, path)
         inputs, outputs = session.get_inputs(), session.get_outputs()
         _check_shapes(description, path, [x.shape for x in inputs], [x.shape for x in outputs])
-        return description, onnx_run(session)
+        return description, onnx_run(session), onnx_run(session, 1) if description.image else None
     description = read_description(path)
     interpreter = open_litert(path, threads)
     inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
@@ -132,7 +156,8 @@ def _open(path: Path, threads: int) -> tuple[Description, Run]:
         [x["shape"].tolist() for x in inputs],
         [x["shape"].tolist() for x in outputs],
     )
-    return description, litert_run(interpreter)
+    run_image = litert_run(interpreter, 1) if description.image else None
+    return description, litert_run(interpreter), run_image
 
 
 def open_litert(path: Path, threads: int, data: bytes | None = None) -> Any:
@@ -156,10 +181,10 @@ def open_litert(path: Path, threads: int, data: bytes | None = None) -> Any:
     return interpreter
 
 
-def litert_run(interpreter: Any) -> Run:
+def litert_run(interpreter: Any, output: int = 0) -> Run:
     """What passes an array through a file that :func:`open_litert` opened."""
     into = interpreter.get_input_details()[0]["index"]
-    out_of = interpreter.get_output_details()[0]["index"]
+    out_of = interpreter.get_output_details()[output]["index"]
 
     def run(segment: Waveform) -> Waveform:
         interpreter.set_tensor(into, segment)
@@ -170,9 +195,9 @@ def litert_run(interpreter: Any) -> Run:
     return run
 
 
-def onnx_run(session: Any) -> Run:
+def onnx_run(session: Any, output: int = 0) -> Run:
     """What passes an array through a file that ``open_session`` opened."""
-    into, out_of = session.get_inputs()[0].name, session.get_outputs()[0].name
+    into, out_of = session.get_inputs()[0].name, session.get_outputs()[output].name
 
     def run(segment: Waveform) -> Waveform:
         scores: Waveform = session.run([out_of], {into: segment})[0]
@@ -185,6 +210,8 @@ def _check_shapes(description: Description, path: Path, inputs: Any, outputs: An
     """Refuse a graph that is not what its description says."""
     found = [[list(shape) for shape in shapes] for shapes in (inputs, outputs)]
     expected = [[[1, description.segment_samples]], [[1, len(description.decision.columns)]]]
+    if description.image_shape:
+        expected[1].append(list(description.image_shape))
     if found != expected:
         raise ModelError(
             f"{path}: the graph takes and gives {found}, but its description says {expected}; "

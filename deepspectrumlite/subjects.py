@@ -136,7 +136,7 @@ class OnnxFile:
             model = self.model()
         except MissingExtraError:
             model = None
-        image = model and _onnx_image(model.graph)
+        image = model and onnx_image(model.graph)
         if image:
             ends = ([model.graph.input[0].name], [image], [model.graph.output[0].name])
             for name, start, stop in (("front-end", 0, 1), ("network", 1, 2)):
@@ -162,7 +162,7 @@ def _onnx_part(model: Any, inputs: list[str], outputs: list[str], threads: int) 
         return onnx_run(open_session(path, threads))
 
 
-def _onnx_image(graph: Any) -> str | None:
+def onnx_image(graph: Any) -> str | None:
     """The one value that goes from the front-end to the rest."""
     made, taken = set[str](), set[str]()
     for node, part in zip(graph.node, onnx_parts(graph), strict=True):

@@ -10,6 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from deepspectrumlite.batch.scores import score_names
 from deepspectrumlite.terminal import err, out
 
 if TYPE_CHECKING:
@@ -119,10 +120,7 @@ def _csv_writer(
     decision: "Decision", header: list[str], segments: bool
 ) -> "Callable[[Prediction | None], None]":
     rows = csv.writer(sys.stdout)
-    kind = "value" if decision.output == "linear" else "score"
-    ordinal = decision.output == "ordinal"
-    names = decision.columns if ordinal else [f"{kind}_{name}" for name in decision.columns]
-    rows.writerow([*header, *names])
+    rows.writerow([*header, *score_names(decision)])
 
     def write(prediction: "Prediction | None") -> None:
         for *cells, scores in _rows(prediction, segments):

@@ -11,8 +11,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from deepspectrumlite.config import DataSection
+from deepspectrumlite.datasets.read import load_corpus
 from deepspectrumlite.errors import ManifestError
-from deepspectrumlite.manifest import fail, load_manifest
+from deepspectrumlite.manifest import fail
 from deepspectrumlite.splits import check_splits, find_units
 
 YES, NO = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no", "")
@@ -110,7 +111,7 @@ class Targets:
 
 
 def load_labelled(source: Path, data: DataSection, output: str) -> pd.DataFrame:
-    """As :func:`deepspectrumlite.manifest.load_manifest`, with the target columns checked.
+    """As :func:`deepspectrumlite.datasets.read.load_corpus`, with the target columns checked.
 
     Raises:
         ManifestError: a target column is missing, or holds what does not fit the output
@@ -123,7 +124,7 @@ def load_labelled(source: Path, data: DataSection, output: str) -> pd.DataFrame:
         )
     many = output == "sigmoid"
     separator = data.separator if many and not _are_flags(data, output) else None
-    table = load_manifest(source, targets=data.targets, separator=separator, allow_empty=many)
+    table = load_corpus(source, data, separator=separator, allow_empty=many)
     if output == "softmax":
         _refuse_mixed(table, data)
     return table

@@ -25,7 +25,8 @@ Manifest = Annotated[
     Path,
     typer.Argument(
         help="CSV, TSV, JSON Lines or Parquet with the columns path and label (and where wanted "
-        "split, group, start, end), or a folder with a sub-folder per class.",
+        "split, group, start, end); a folder with a sub-folder per class; or that of a corpus, "
+        "which the recipe names (data.corpus).",
         show_default=False,
     ),
 ]

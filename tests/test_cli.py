@@ -18,7 +18,10 @@ from deepspectrumlite.config import load_recipe
 from deepspectrumlite.model import TorchRecogniser, load_model
 from deepspectrumlite.predict import predict_file
 
-COMMANDS = [command.callback.__name__ for command in cli.app.registered_commands]
+COMMANDS = [
+    command.name or command.callback.__name__.replace("_", "-")
+    for command in cli.app.registered_commands
+]
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +62,7 @@ def test_help_has_an_example(run, command):
 def test_help_lists_the_commands(run):
     code, text, _ = run("--help")
     assert code == 0
-    listed = re.findall(r"^\W+(\w+) +[A-Z]", text, flags=re.MULTILINE)
+    listed = re.findall(r"^\W+([\w-]+) +[A-Z]", text, flags=re.MULTILINE)
     assert set(COMMANDS) <= set(listed)
 
 

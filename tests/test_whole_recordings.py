@@ -172,7 +172,7 @@ def test_only_whole_recordings_get_another_length(trained, tmp_path):
     from deepspectrumlite.config import ExportOptions
     from deepspectrumlite.export import export_model
 
-    with pytest.raises(ExportError, match="--seconds is 2, but the model has segments of 0.5 s"):
+    with pytest.raises(ExportError, match=r"--seconds is 2, but the model has segments of 0\.5 s"):
         export_model(trained, tmp_path / "x.tflite", ExportOptions(seconds=2))
 
 
