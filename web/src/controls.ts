@@ -1,0 +1,62 @@
+/** Threshold and smoothing, which start as the exported file has them. */
+
+import { hasShares } from "./decisions";
+import { byId } from "./dom";
+import { percent } from "./format";
+import type { Model, StreamSettings } from "./model";
+
+const NAMES = ["threshold", "smoothing", "smoothing-seconds"] as const;
+
+export class Controls {
+  settings: StreamSettings;
+  private readonly threshold = byId<HTMLInputElement>("threshold");
+  private readonly smoothing = byId<HTMLSelectElement>("smoothing");
+  private readonly seconds = byId<HTMLInputElement>("smoothing-seconds");
+
+  constructor(
+    private readonly model: Model,
+    private readonly onChange: () => void,
+  ) {
+    this.settings = model.page.stream;
+    byId("settings").hidden = false;
+    for (const name of NAMES) byId(name).oninput = () => this.change(name === "threshold");
+    byId("reset").onclick = () => this.reset();
+    // A number has no threshold.
+    this.threshold.closest<HTMLElement>(".control")!.hidden = !hasShares(model);
+    this.fill();
+  }
+
+  private change(isThreshold: boolean): void {
+    const threshold = Number(this.threshold.value);
+    this.settings = {
+      ...this.settings,
+      smoothing: this.smoothing.value as StreamSettings["smoothing"],
+      smoothing_seconds: Number(this.seconds.value),
+      // One threshold for all, once it is moved; before, each label can have its own.
+      ...(isThreshold ? { threshold, thresholds: {} } : {}),
+    };
+    this.fill();
+    this.onChange();
+  }
+
+  private reset(): void {
+    this.settings = this.model.page.stream;
+    this.fill();
+    this.onChange();
+    this.threshold.focus();
+  }
+
+  private fill(): void {
+    const { settings } = this;
+    const own = new Set(Object.values(settings.thresholds));
+    const [first = settings.threshold] = own;
+    this.threshold.value = String(first);
+    byId("threshold-value").textContent = own.size > 1 ? "by label" : percent(first);
+    this.smoothing.value = settings.smoothing;
+    this.seconds.max = String(Math.max(Number(this.seconds.max), settings.smoothing_seconds));
+    this.seconds.value = String(settings.smoothing_seconds);
+    byId("smoothing-value").textContent = `${settings.smoothing_seconds} s`;
+    byId("smoothing-control").hidden = settings.smoothing === "none";
+    byId("reset").hidden = settings === this.model.page.stream;
+  }
+}
