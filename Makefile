@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 
 SITE := deepspectrumlite/web_site/index.html
 
-.PHONY: demo test web clean
+.PHONY: demo test web wheel clean
 
 demo: $(VENV)/installed  ## Train, evaluate and predict on the bundled recordings
 	$(BIN)/deepspectrumlite demo --out runs/demo
@@ -18,6 +18,11 @@ test: $(VENV)/installed $(SITE)  ## Everything that CI runs
 	cd web && PYTHON=$(CURDIR)/$(BIN)/python npm test
 
 web: $(SITE)  ## Build the page that the wheel holds; needs Node 20 or newer
+
+wheel: $(VENV)/installed $(SITE)  ## A wheel for others, with the page in it
+	rm -rf build dist
+	$(BIN)/python -m pip wheel --no-deps --wheel-dir dist .
+	$(BIN)/python -m zipfile --list dist/*.whl | grep "web_site/wasm/.*wasm" >/dev/null
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -40,4 +45,4 @@ $(SITE): $(wildcard web/*.* web/src/* web/public/*)
 	cd web && npm ci --no-audit --no-fund && npm run build
 
 clean:
-	rm -rf $(VENV) runs build *.egg-info web/node_modules deepspectrumlite/web_site
+	rm -rf $(VENV) runs build dist *.egg-info web/node_modules deepspectrumlite/web_site

@@ -140,6 +140,7 @@ def data(
     settings = load_recipe(recipe, changes or [])
     with library():
         from deepspectrumlite.data import scan
+        from deepspectrumlite.datasets.layout import corpus_notes
         from deepspectrumlite.summary import summary_tables
         from deepspectrumlite.targets import check_labelled_splits, find_targets, load_labelled
 
@@ -156,6 +157,8 @@ def data(
             )
         for part in summary_tables(good):
             out.print(part)
+        for note in corpus_notes(table):
+            typer.echo(note, err=True)
         for reason in skipped["reason"]:
             err.print(f"[yellow]skipped[/yellow] {escape(reason)}", soft_wrap=True)
 
@@ -408,6 +411,8 @@ def _train(work: "Callable[..., Trained | None]", run: Path) -> "Trained | None"
         raise KeyboardInterrupt(message) from None
     if trained is None or not TALKS:
         return trained
+    for note in trained.notes:
+        typer.echo(note, err=True)
     if trained.drew_splits:
         typer.echo(f"Splits were drawn; they stand in {run / 'manifest.csv'}", err=True)
     if trained.skipped:

@@ -18,8 +18,8 @@ from deepspectrumlite.cli_predict import (
     make_engine,
     tell_summary,
 )
+from deepspectrumlite.config import PART_ROWS, load_recipe
 from deepspectrumlite.config import Recipe as RecipeSettings
-from deepspectrumlite.config import load_recipe
 from deepspectrumlite.terminal import Device, Recipe, Set, SkipBad, err, library, progress
 from deepspectrumlite.terminal import out as terminal
 
@@ -96,6 +96,10 @@ def extract(
         raise typer.BadParameter("--model, --layer and --layers go with deepspectrum only")
     settings = load_recipe(recipe, changes or [])
     folder = out if out and not layers and _is_folder(out) else None
+    if folder and skip_bad:
+        raise typer.BadParameter(
+            "--skip-bad goes with a file; in a folder each bad row is kept, with its reason"
+        )
     check_batch_options(folder, engine, processes, part_rows, address)
     if folder and manifest:
         _extract_batch(
@@ -106,7 +110,7 @@ def extract(
             layer=layer,
             model=run,
             device=device,
-            part_rows=part_rows or 1000,
+            part_rows=part_rows or PART_ROWS,
             engine=(engine, processes, address),
         )
         return

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from deepspectrumlite.config import PART_ROWS
 from deepspectrumlite.errors import DeepSpectrumLiteError
 from deepspectrumlite.tables import prediction_writer
 from deepspectrumlite.terminal import Device, Model, Threads, err, library, print_error, progress
@@ -35,11 +36,15 @@ Processes = Annotated[
 ]
 PartRows = Annotated[
     int | None,
-    typer.Option(min=1, help="Of a folder: manifest rows in a part.  \\[default: 1000]"),
+    typer.Option(min=1, help=f"Of a folder: manifest rows in a part.  \\[default: {PART_ROWS}]"),
 ]
 Address = Annotated[
     str | None,
-    typer.Option(help="Of --engine ray: auto, HOST:PORT, or ray://HOST:PORT.", show_default=False),
+    typer.Option(
+        help="Of --engine ray: HOST:PORT of the head node; auto: that of this machine.  "
+        "\\[default: RAY_ADDRESS, else a Ray of its own]",
+        show_default=False,
+    ),
 ]
 
 
@@ -97,7 +102,7 @@ def predict(
                 recordings[0],
                 out,
                 segments=segments,
-                part_rows=part_rows or 1000,
+                part_rows=part_rows or PART_ROWS,
                 engine=make_engine(engine, processes, address),
                 device=device,
                 threads=threads,
@@ -172,12 +177,22 @@ def tell_summary(out: str, found: "Summary") -> None:
         typer.echo(f"{out}: all {found.batch.parts} parts are there; nothing to do")
         return
     before = f" ({found.parts_before} parts were there before)" if found.parts_before else ""
+    speed = ""
+    if found.seconds:
+        factor = _digits(found.wall_seconds / found.seconds)
+        speed = f": {_digits(found.hours_an_hour)} h an hour (real-time factor {factor})"
+    heard = f"{found.seconds / 3600:.2f} h" if found.seconds >= 360 else f"{found.seconds:.3g} s"
+    replaced = f"; {found.replaced} values that were not finite set to 0" if found.replaced else ""
     typer.echo(
-        f"{out}: {found.rows} rows, {found.bad} bad{before}; {found.seconds / 3600:.2f} h of audio "
-        f"in {found.wall_seconds:.0f} s: {found.hours_an_hour:.0f} h an hour (real-time factor "
-        f"{1 / found.hours_an_hour if found.hours_an_hour else 0:.4f})"
+        f"{out}: {found.rows} rows, {found.bad} bad{before}; {heard} of audio in "
+        f"{_digits(found.wall_seconds)} s{speed}{replaced}"
     )
     if found.bad:
         typer.echo(f"{found.bad} rows could not be read; the column error says why", err=True)
     if found.bad == found.rows:
         raise typer.Exit(1)
+
+
+def _digits(value: float) -> str:
+    """Three digits at least, and never an exponent for what is large."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"

@@ -11,8 +11,16 @@ import typer
 from rich.markup import escape
 from typer.core import TyperGroup
 
-from deepspectrumlite.cli_sweep_results import Latency, Size, best, results, show_results, shown
-from deepspectrumlite.config import SweepBudget
+from deepspectrumlite.cli_sweep_results import (
+    Latency,
+    Size,
+    best,
+    results,
+    show_results,
+    shown,
+    warn,
+)
+from deepspectrumlite.config import RayOptions, SweepBudget
 from deepspectrumlite.terminal import Device, Overlap, Set, SkipBad, err, library, progress
 
 if TYPE_CHECKING:
@@ -93,7 +101,10 @@ def run(
         float | None,
         typer.Option(min=0, help="What the exported file takes, for whole recordings."),
     ] = None,
-    retry: Annotated[bool, typer.Option("--retry", help="Train anew what failed before.")] = False,
+    retry: Annotated[
+        bool,
+        typer.Option("--retry", help="Try anew what failed, or was over the budget, before."),
+    ] = False,
     sbatch: Annotated[
         list[str] | None,
         typer.Option(metavar="OPTION", help="For Slurm, like --sbatch=--time=2:00:00; repeatable."),
@@ -111,13 +122,22 @@ def run(
         ),
     ] = None,
     cpus: Annotated[
-        float | None, typer.Option("--cpus-per-trial", min=0, help="Of Ray.  \\[default: 1]")
+        float | None,
+        typer.Option(
+            "--cpus-per-trial", min=0, help=f"Of Ray.  \\[default: {RayOptions.cpus_per_trial:g}]"
+        ),
     ] = None,
     gpus: Annotated[
-        float | None, typer.Option("--gpus-per-trial", min=0, help="Of Ray.  \\[default: 0]")
+        float | None,
+        typer.Option(
+            "--gpus-per-trial", min=0, help=f"Of Ray.  \\[default: {RayOptions.gpus_per_trial:g}]"
+        ),
     ] = None,
     retries: Annotated[
-        int | None, typer.Option(min=0, help="Of a trial whose node is lost.  \\[default: 3]")
+        int | None,
+        typer.Option(
+            min=0, help=f"Of a trial whose node is lost.  \\[default: {RayOptions.retries}]"
+        ),
     ] = None,
     stop_early: Annotated[
         bool, typer.Option("--stop-early", help="Ray stops trials that are worse than others.")
@@ -160,16 +180,19 @@ def run(
     budget = SweepBudget(max_latency_ms, max_size_mb, precision.value, measure, seconds)
     with library("ray" if engine is Engine.ray else "export" if budget.wanted else "train"):
         from deepspectrumlite.runs import Options
+        from deepspectrumlite.sweeps.engine import forget_failed
         from deepspectrumlite.sweeps.experiment import prepare_sweep
         from deepspectrumlite.sweeps.plan import load_sweep
-        from deepspectrumlite.sweeps.trials import forget_failed
 
         plan = load_sweep(recipe, changes or [])
         options = Options(skip_bad=skip_bad, allow_group_overlap=overlap, device=device)
         with progress() as tell:
             experiment = prepare_sweep(plan, manifest, out, options, budget, progress=tell)
         if retry and _in_no_array():
-            typer.echo(f"{forget_failed(out)} failed trials are trained anew", err=True)
+            count = forget_failed(experiment)
+            typer.echo(
+                f"{count} trials that failed or were over the budget are tried anew", err=True
+            )
         if engine is Engine.slurm:
             _slurm(experiment, processes, sbatch or [], preamble or [])
         else:
@@ -192,7 +215,6 @@ def _try_all(experiment: "Experiment", processes: int, of_ray: dict[str, Any] | 
     with progress() as tell:
         listener = _listener(experiment, tell)
         if of_ray is not None:
-            from deepspectrumlite.sweeps.ray_cluster import RayOptions
             from deepspectrumlite.sweeps.ray_tune import run_ray
 
             run_ray(experiment, RayOptions(**of_ray), listener)
@@ -229,7 +251,7 @@ def _listener(experiment: "Experiment", tell: Any) -> "Listener":
         told = row["reason"] or f"devel {metric} {shown(row['devel'])}"
         _tell(f"  {row['number']}: {row['status']}, {told}{so_far}")
 
-    return Listener(tell, on_start, on_epoch, on_row)
+    return Listener(tell, on_start, on_epoch, on_row, warn)
 
 
 def _tell(line: str) -> None:

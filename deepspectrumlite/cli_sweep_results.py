@@ -10,7 +10,7 @@ from rich.table import Table
 
 from deepspectrumlite.config import SweepBudget
 from deepspectrumlite.tables import MAIN_METRICS, score_table, with_interval
-from deepspectrumlite.terminal import Device, library, progress
+from deepspectrumlite.terminal import Device, err, library, progress
 from deepspectrumlite.terminal import out as terminal
 
 if TYPE_CHECKING:
@@ -43,13 +43,20 @@ def results(out: Sweep) -> None:
 
 def show_results(experiment: "Experiment") -> None:
     """Write tables and pictures, and print the best trials."""
-    from deepspectrumlite.sweeps.results import ranked, write_results
+    from deepspectrumlite.sweeps.results import ranked, warnings, write_results
 
     rows, written = write_results(experiment)
     terminal.print(_table(ranked(rows)[:_MOST_ROWS], experiment.plan))
     count = experiment.plan.count
+    for line in warnings(rows, experiment):
+        warn(line)
     typer.echo(f"{len(rows)} of {count} trials are done")
     typer.echo(f"Written to {experiment.out}: {', '.join(path.name for path in written)}")
+
+
+def warn(line: str) -> None:
+    """Something to beware of, on the error stream."""
+    err.print(f"[yellow]Warning:[/yellow] {escape(line)}", soft_wrap=True, highlight=False)
 
 
 def _table(rows: "Sequence[Row]", plan: "SweepPlan") -> Table:
@@ -94,34 +101,53 @@ def best(
     ] = None,
     max_latency_ms: Latency = None,
     max_size_mb: Size = None,
+    unfinished: Annotated[
+        bool, typer.Option("--unfinished", help="Take the best so far of a sweep that goes on.")
+    ] = False,
     device: Device = "auto",
 ) -> None:
     """Write the recipe of the trial that is best on devel, and score that one on test.
 
-    With a budget, among the trials that keep it; without one, that of the sweep counts.
+    With a budget, among the trials that keep it; without one, that of the sweep counts. Which
+    trial met test is noted in OUT/best.json.
 
     Example: [bold]deepspectrumlite sweep best sweeps/first --out best.toml[/bold]
     """
     with library():
         from deepspectrumlite.runs import Options
+        from deepspectrumlite.sweeps.best import choose_best, score_best, tested, write_best
         from deepspectrumlite.sweeps.experiment import read_experiment
-        from deepspectrumlite.sweeps.results import choose_best, score_best, write_best
-        from deepspectrumlite.sweeps.trials import trial_folder
+        from deepspectrumlite.sweeps.results import warnings
+        from deepspectrumlite.sweeps.trials import read_trials, trial_folder
 
         experiment = read_experiment(out, Options(device=device))
         given = max_latency_ms is not None or max_size_mb is not None
         budget = SweepBudget(max_latency_ms, max_size_mb) if given else None
-        row = choose_best(experiment, budget)
+        row = choose_best(experiment, budget, unfinished=unfinished)
         path = recipe or out / "best.toml"
         write_best(experiment, row, path)
+        for line in warnings(read_trials(out), experiment):
+            warn(line)
+        others = [number for number in tested(experiment) if number != row["number"]]
         with progress() as tell:
             report = score_best(experiment, row, tell)
     typer.echo(f"Trial {row['number']}: devel {row['metric']} {shown(row['devel'])}")
     typer.echo(f"Recipe: {path}")
     typer.echo(f"Run:    {trial_folder(out, row['number'])}")
     if report is not None:
+        _warn_of_others(row["number"], others)
         terminal.print(score_table(report))
         typer.echo(_test_line(report))
+
+
+def _warn_of_others(number: int, others: Sequence[int]) -> None:
+    if others:
+        names = ", ".join(str(other) for other in others)
+        warn(
+            f"test was met before, by trial {names}: choosing between trials by their test scores "
+            f"makes the chosen one look too good, so this score of trial {number} is no longer a "
+            "fair one"
+        )
 
 
 def _test_line(report: dict[str, Any]) -> str:

@@ -46,6 +46,8 @@ MONITORS = {
 
 # How far from an event a detection of it may be, when a stream is evaluated.
 COLLAR_SECONDS = 0.5
+# Rows of a manifest in a part of a batch.
+PART_ROWS = 1000
 
 
 class _Section(BaseModel):
@@ -627,6 +629,28 @@ class SweepBudget:
     def wanted(self) -> bool:
         """Whether anything is to be measured."""
         return self.measure or self.max_latency_ms is not None or self.max_size_mb is not None
+
+
+@dataclass(frozen=True)
+class RayOptions:
+    """Where the trials of a sweep run, and what becomes of those that are lost or bad.
+
+    Attributes:
+        address: of the head node; None: that of ``RAY_ADDRESS``, else a Ray of its own
+        cpus_per_trial: cores that each trial takes
+        gpus_per_trial: of a GPU, 0.5 lets two trials share one; 0: train on the CPU
+        retries: of a trial whose worker or node is lost
+        stop_early: stop trials that are worse than others after as many epochs
+        grace_epochs: that each trial has before it may be stopped; None: those of the head alone,
+            and a tenth of the others
+    """
+
+    address: str | None = None
+    cpus_per_trial: float = 1
+    gpus_per_trial: float = 0
+    retries: int = 3
+    stop_early: bool = False
+    grace_epochs: int | None = None
 
 
 @dataclass(frozen=True)

@@ -192,7 +192,8 @@ def _read_classes(source: Path) -> pd.DataFrame:
         if not found:
             raise ManifestError(
                 f"{folder}: a class folder without recordings; allowed: files ending in "
-                f"{' '.join(sorted(AUDIO_EXTENSIONS))}; add some, or remove the folder"
+                f"{' '.join(sorted(AUDIO_EXTENSIONS))}; add some, or move the folder away; or, if "
+                f"{source} is a corpus, name it: --recipe esc50, for one"
             )
         paths += [str(path.absolute()) for path in found]
         labels += [folder.name] * len(found)

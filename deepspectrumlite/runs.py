@@ -23,6 +23,7 @@ from deepspectrumlite.calibration import decision_report
 from deepspectrumlite.checkpoint import write_atomically
 from deepspectrumlite.config import DataSection, Recipe, parse_recipe
 from deepspectrumlite.data import Segments, scan
+from deepspectrumlite.datasets.layout import corpus_notes
 from deepspectrumlite.decisions import Decision
 from deepspectrumlite.errors import ManifestError, ModelError, RecipeError, TrainingError
 from deepspectrumlite.evaluate import (
@@ -74,13 +75,15 @@ class Trained:
     """What training gave: a model, and the recordings of train and devel that it did without.
 
     ``skipped`` counts unreadable recordings, ``dropped`` those shorter than a segment;
-    ``drew_splits`` tells whether the manifest left splits to be drawn.
+    ``drew_splits`` tells whether the manifest left splits to be drawn; ``notes`` says what the
+    reader of a corpus left out, a line each.
     """
 
     model: Classifier
     skipped: int
     dropped: int
     drew_splits: bool
+    notes: tuple[str, ...] = ()
 
 
 def train_run(
@@ -137,7 +140,8 @@ def train_run(
         drew = "split" not in given or set(given["split"]) != set(table["split"])
         # At last: a folder with this file can go on from wherever it was stopped.
         plan = {"recipe": from_anywhere(recipe).model_dump(mode="json"), "labels": targets.labels}
-        _write_plan(plan | {"skipped": len(skipped), "drew_splits": drew}, out)
+        told = {"skipped": len(skipped), "drew_splits": drew, "notes": corpus_notes(given)}
+        _write_plan(plan | told, out)
         return scanned
 
     return _train(out, processes.on_main(prepare), processes, progress, on_epoch)
@@ -240,6 +244,8 @@ def _train(
         skipped=plan["skipped"],
         dropped=train.dropped + devel.dropped,
         drew_splits=plan["drew_splits"],
+        # Not in runs that were begun with an older version.
+        notes=tuple(plan.get("notes", ())),
     )
 
 

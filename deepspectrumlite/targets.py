@@ -113,6 +113,9 @@ class Targets:
 def load_labelled(source: Path, data: DataSection, output: str) -> pd.DataFrame:
     """As :func:`deepspectrumlite.datasets.read.load_corpus`, with the target columns checked.
 
+    What the reader of a corpus left out is in the table's attrs, for
+    :func:`deepspectrumlite.datasets.layout.corpus_notes`.
+
     Raises:
         ManifestError: a target column is missing, or holds what does not fit the output
     """

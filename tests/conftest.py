@@ -77,6 +77,20 @@ def write_rows(path, rows):
     return path
 
 
+def pytest_sessionfinish(session):
+    """With NO_SKIPS set, as in CI, a test that was skipped is a failure, but for want of a GPU."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if not os.environ.get("NO_SKIPS") or reporter is None:
+        return
+    reasons = [str(report.longrepr) for report in reporter.stats.get("skipped", [])]
+    missed = [reason for reason in reasons if "no GPU here" not in reason]
+    if missed:
+        reporter.write_line(
+            f"\nskipped, which counts as failed here: {'; '.join(missed)}", red=True
+        )
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
 @pytest.fixture(scope="session")
 def tone():
     """The function ``(label, seed, seconds, rate) -> waveform``."""

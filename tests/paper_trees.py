@@ -115,9 +115,9 @@ def ravdess(folder: Path) -> None:
 
 
 def iemocap(folder: Path) -> None:
-    """Sessions 1, 4 and 5; two turns of each emotion, one by each speaker, and turns of others."""
+    """Five sessions; two turns of each emotion, one by each speaker, and turns of others."""
     emotions = ("ang", "hap", "exc", "neu", "sad", "fru", "xxx")
-    for session in "145":
+    for session in "12345":
         root = folder / "IEMOCAP_full_release" / f"Session{session}"
         dialog = f"Ses0{session}F_script01_1b"
         lines = ["% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]", ""]

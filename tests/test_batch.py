@@ -1,8 +1,11 @@
 """Predicting over a manifest in parts: what is written, refused, and gone on with."""
 
+import io
 import json
 import os
+import pickle
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,10 +20,11 @@ import soundfile
 from deepspectrumlite.audio import find_audio, load_audio
 from deepspectrumlite.batch.local import run_local
 from deepspectrumlite.batch.places import Folder
-from deepspectrumlite.batch.plan import BATCH, PLAN, Asked, Rows, make_plan
+from deepspectrumlite.batch.plan import BATCH, PLAN, Asked, Batch, Rows, make_plan
 from deepspectrumlite.batch.rows import Row, predict_row, read_rows
-from deepspectrumlite.batch.run import Engine, predict_batch
+from deepspectrumlite.batch.run import Engine, Summary, predict_batch, run_batch
 from deepspectrumlite.batch.work import Made
+from deepspectrumlite.cli_predict import tell_summary
 from deepspectrumlite.errors import DeepSpectrumLiteError, ManifestError
 from deepspectrumlite.runtime import Predictor
 
@@ -180,8 +184,63 @@ def test_a_worker_that_dies_costs_a_second_try(tmp_path, save_manifest, always):
         assert sorted(part.part for part in done) == [0, 1, 2]
         assert read_parts(tmp_path / "out")["row"].to_pylist() == list(range(6))
         return
-    with pytest.raises(DeepSpectrumLiteError, match=r"died twice at part 1 \(exit code -9"):
+    problem = r"died twice at part 1 \(exit code -9\): no memory was left, or .* fewer --processes$"
+    with pytest.raises(DeepSpectrumLiteError, match=problem):
         list(done)
+
+
+class Crashing(Deadly):
+    """A job that ends its worker as a decoder does that crashes; or with an error of no kind."""
+
+    def make(self, rows, first, tell):
+        if self.always:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        raise KeyError("no\nsuch")
+
+
+@pytest.mark.parametrize(
+    ("always", "problem"),
+    [
+        (True, r"part 0 \(exit code -11\): leave out the recording in its rows 0 to 1$"),
+        (False, r"^KeyError: 'no\\nsuch'$"),
+    ],
+)
+def test_what_ends_a_worker_is_told(tmp_path, save_manifest, always, problem):
+    manifest = save_manifest(tmp_path / "m.csv", [{"path": f"{i}.wav"} for i in range(2)])
+    out = Folder(str(tmp_path / "out"))
+    _, parts = make_plan(str(manifest), out, ASKED, 2)
+    with pytest.raises(DeepSpectrumLiteError, match=problem):
+        list(run_local(Crashing(tmp_path, always), None, out, parts, 2, processes=1))
+
+
+class Replacing(Deadly):
+    """A job that says that it replaced two values in each part."""
+
+    def make(self, rows, first, tell):
+        return Made(pa.table({"row": [first]}), 0, 0.0, replaced=2)
+
+
+def test_replaced_values_are_counted(tmp_path, save_manifest, capsys):
+    manifest = save_manifest(tmp_path / "m.csv", [{"path": f"{i}.wav"} for i in range(6)])
+    job, out = Replacing(tmp_path, False), tmp_path / "out"
+    given = job, ASKED, None, {}, str(manifest), Folder(str(out)), 2, ONE
+    found = run_batch(*given)
+    assert found.replaced == 6
+    tell_summary("out", found)
+    assert capsys.readouterr().out.endswith("; 6 values that were not finite set to 0\n")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "wall", "told"),
+    [
+        (6.0, 20.05, "6 s of audio in 20.1 s: 0.299 h an hour (real-time factor 3.34)"),
+        (36000.0, 7.2, "10.00 h of audio in 7.2 s: 5000 h an hour (real-time factor 0.0002)"),
+    ],
+)
+def test_the_last_line_has_digits_that_tell(capsys, seconds, wall, told):
+    batch = Batch("predict", "m.csv", "", "a.tflite", "", {}, 3, 1000, 1, [])
+    tell_summary("out", Summary(batch, 0, 3, 0, seconds, wall, 0.0, 0.0, 0.0))
+    assert capsys.readouterr().out == f"out: 3 rows, 0 bad; {told}\n"
 
 
 PLANNING = """
@@ -270,7 +329,9 @@ def test_a_run_that_was_stopped_goes_on(start, exported, tone, save_manifest, tm
     for name, known in made.items():
         assert ((out / name).stat().st_ino, (out / name).stat().st_mtime_ns) == known
     assert read_parts(out).equals(read_parts(whole))
-    assert not list(out.glob(".part-*"))
+    if stop == signal.SIGINT:
+        # What a process leaves that was killed is of no known age yet.
+        assert not list(out.glob(".part-*"))
 
 
 def test_workers_need_no_torch(exported, corpus, tmp_path):
@@ -378,6 +439,85 @@ def test_a_wrong_manifest_is_refused(exported, tmp_path, name, text, problem):
         predict_batch(exported, str(tmp_path / "absent.csv"), str(tmp_path / "out"), engine=ONE)
 
 
+def test_a_name_that_is_not_utf8_is_a_bad_row(exported, tone, tmp_path):
+    """As Linux allows it in a folder, and JSON in a manifest."""
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    soundfile.write(corpus / "a.wav", tone("low", 1), 8000)
+    try:
+        os.link(corpus / "a.wav", os.fsencode(corpus) + b"/caf\xe9.wav")
+    except OSError:
+        pytest.skip("no such names on this file system")
+    found = predict_batch(exported, str(corpus), str(tmp_path / "out"), engine=ONE)
+    assert (found.rows, found.bad) == (2, 1)
+    bad = read_parts(tmp_path / "out").to_pylist()[1]
+    assert bad["path"] == f"{corpus}/caf\\udce9.wav"
+    assert bad["error"] == f"{bad['path']}: the name is not UTF-8; rename the recording"
+    listed = tmp_path / "caf\udce9.jsonl"
+    listed.write_text('{"path": "corpus/a.wav"}\n{"path": "\\ud800.wav"}\n{"path": "x\\u0000"}\n')
+    out = tmp_path / "listed"
+    found = predict_batch(exported, str(listed), str(out), engine=ONE)
+    assert (found.rows, found.bad) == (3, 2)
+    assert json.loads((out / BATCH).read_bytes())["manifest"] == str(listed)
+
+
+def test_broken_files_of_a_batch_are_one_line(run, exported, corpus, tmp_path):
+    out = tmp_path / "out"
+    arguments = ("predict", exported, corpus, "--out", out, "--processes", 1, "--part-rows", 6)
+    assert run(*arguments)[0] == 0
+    told, plan = (out / BATCH).read_bytes(), (out / PLAN).read_bytes()
+    (out / "part-00000.parquet").unlink()
+    remedy = "choose another --out, or remove the folder to begin anew"
+    for name, content, problem in (
+        (BATCH, b"{x", "not JSON: Expecting property name"),
+        (BATCH, b"\xff", "not JSON: "),
+        (BATCH, b"[1]", "[1]"),
+        (PLAN, b"PAR1 and nothing more", "Parquet"),
+        (PLAN, plan[:4] + bytes(400) + plan[404:], ""),
+    ):
+        (out / name).write_bytes(content)
+        code, _, errors = run(*arguments)
+        assert (code, len(errors)) == (1, 1), errors
+        assert f"{out}: its {name} is broken (" in errors[0]
+        assert problem in errors[0]
+        assert errors[0].endswith(remedy)
+        (out / BATCH).write_bytes(told)
+
+
+def test_only_leftovers_of_this_run_or_of_yesterday_are_removed(tmp_path):
+    ours, theirs = Folder(str(tmp_path)), Folder(str(tmp_path))
+    yesterday = time.time() - 25 * 3600
+    for name in (f"{ours.run}.host.1", f"{theirs.run}.host.2", "old.host.3"):
+        (tmp_path / f".part-00000.parquet.{name}").touch()
+    os.utime(tmp_path / ".part-00000.parquet.old.host.3", (yesterday, yesterday))
+    # As it comes to a worker.
+    pickle.loads(pickle.dumps(ours)).clear_unfinished()
+    assert [path.name for path in tmp_path.iterdir()] == [
+        f".part-00000.parquet.{theirs.run}.host.2"
+    ]
+
+
+def test_writers_of_the_same_file_do_not_meet(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(Path, "replace", lambda path, target: seen.append(path.name))
+    folder = Folder(str(tmp_path))
+    for _ in range(2):
+        folder.write("part-00000.parquet", io.BytesIO(b"x"))
+    assert len(set(seen)) == 2
+    assert all(socket.gethostname() in name and folder.run in name for name in seen)
+
+
+@pytest.mark.parametrize("below", ["", "/x/y"])
+def test_out_that_is_a_file_is_refused_before_the_model_is_opened(run, tmp_path, below):
+    (tmp_path / "afile").touch()
+    out = f"{tmp_path}/afile{below}"
+    problem = f"{out}: {tmp_path}/afile is a file; give --out a folder, a new one or one to go on"
+    for command in (("predict", "absent.tflite", "m.csv"), ("extract", "m.csv")):
+        code, _, errors = run(*command, "--out", out)
+        assert (code, len(errors)) == (1, 1)
+        assert problem in errors[0]
+
+
 def test_a_folder_is_read_in_the_order_of_find_audio(tmp_path):
     names = ("b/2.wav", "b/10.flac", "b.wav", "a/x/1.mp3", ".hidden.wav", "notes.txt", "é.OGG")
     for name in names:
@@ -395,7 +535,7 @@ def test_the_command_ends_with_a_line_and_fails_only_where_all_is_bad(
     out = tmp_path / "out"
     code, text, errors = run("predict", exported, corpus, "--out", out, "--processes", 1)
     assert code == 0
-    assert text.startswith(f"{out}: 10 rows, 2 bad; 0.00 h of audio in ")
+    assert text.startswith(f"{out}: 10 rows, 2 bad; 7.5 s of audio in ")
     assert errors == ["2 rows could not be read; the column error says why"]
     bad = save_manifest(tmp_path / "bad.csv", [{"path": "x.wav"}, {"path": "y.wav"}])
     code, text, _ = run("predict", exported, bad, "--out", tmp_path / "b", "--processes", 1)

@@ -1,5 +1,6 @@
 """Features over a manifest in parts are those of the single file, with a row for what is bad."""
 
+import dataclasses
 import subprocess
 import sys
 
@@ -9,9 +10,14 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
+from deepspectrumlite.batch import extracting
+from deepspectrumlite.batch.exported import ExportedExtracting
+from deepspectrumlite.batch.extracting import Extracting
+from deepspectrumlite.batch.rows import Row, read_rows
 from deepspectrumlite.batch.run import Engine, extract_batch
 from deepspectrumlite.errors import BackboneError, ModelError
 from deepspectrumlite.feature_files import extract_manifest
+from deepspectrumlite.features import extract
 from deepspectrumlite.model import load_model
 
 ONE = Engine(processes=1)
@@ -86,6 +92,62 @@ def test_a_part_of_bad_rows_only_has_the_same_columns(make_recipe, save_manifest
     assert len(schemas) == 1
 
 
+@pytest.mark.parametrize("kind", ["logmel", "exported"])
+def test_a_row_that_nobody_foresaw_costs_itself(request, make_recipe, corpus, kind):
+    """A NUL in a path is a ValueError of Python, at which scanning all rows stops."""
+    job = Extracting("logmel", make_recipe()).open(None)
+    if kind == "exported":
+        job = ExportedExtracting().open(request.getfixturevalue("exported"))
+    rows = list(read_rows(str(corpus[1])))
+    expected = job.make(rows, 0, lambda done: None).table.to_pandas()
+    made = job.make([rows[0], Row("a\0b.wav"), *rows[1:]], 0, lambda done: None)
+    found = made.table.to_pandas()
+    assert made.bad == 1
+    bad = found[found["error"].notna()]
+    assert bad["file_index"].tolist() == [1]
+    assert "null byte" in bad["error"].iloc[0]
+    good = found[found["error"].isna()].reset_index(drop=True)
+    np.testing.assert_array_equal(good[list(job.names)], expected[list(job.names)])
+    assert good["file_index"].tolist() == [i + (i > 0) for i in expected["file_index"]]
+
+
+def test_rows_are_tried_one_by_one_where_a_part_fails(make_recipe, corpus, monkeypatch):
+    """The network, or a decoder at the second reading, fails at one recording of six."""
+    job = Extracting("logmel", make_recipe()).open(None)
+    rows = list(read_rows(str(corpus[1])))
+    expected = job.make(rows, 0, lambda done: None).table.to_pandas()
+
+    def fail(kind, recipe, scanned, **given):
+        if any(path.endswith("4.wav") for path in scanned["path"]):
+            raise RuntimeError(f"cannot\nhear {scanned['path'].iloc[-1]}")
+        found = extract(kind, recipe, scanned, **given)
+        return dataclasses.replace(found, replaced=1)
+
+    monkeypatch.setattr(extracting, "extract", fail)
+    made = job.make(rows, 10, lambda done: None)
+    found = made.table.to_pandas()
+    assert (made.bad, made.replaced) == (1, 5)
+    assert made.seconds == pytest.approx(4 + 0.7)
+    bad = found["file_index"] == 12
+    assert found["error"][bad].tolist() == [f"cannot hear {rows[2].path}"]
+    assert found["error"].notna().sum() == 1
+    names = ["start", "end", *job.names]
+    kept = expected["file_index"] != 2
+    np.testing.assert_allclose(found[~bad][names], expected[kept][names], rtol=1e-6)
+    assert (found[~bad]["file_index"] - 10).tolist() == expected[kept]["file_index"].tolist()
+
+
+def test_values_that_are_not_finite_are_counted(exported, corpus):
+    job = ExportedExtracting().open(exported)
+    rows = list(read_rows(str(corpus[1])))[:2]
+    compute = job._features._run
+    odd = np.array([np.nan, np.inf], np.float32)
+    job._features._run = lambda segment: np.append(odd, compute(segment).reshape(-1)[2:])
+    made = job.make(rows, 0, lambda done: None)
+    assert (made.bad, made.replaced) == (0, 2 * made.table.num_rows)
+    assert made.table.to_pandas()[["deep_0", "deep_1"]].eq(0).all(axis=None)
+
+
 def test_what_is_wrong_is_told_before_any_work(corpus, make_recipe, tmp_path):
     with pytest.raises(BackboneError, match="is no layer"):
         extract_batch(
@@ -103,12 +165,16 @@ def test_the_command_takes_a_folder(run, corpus, tiny_toml, tmp_path):
     arguments = ("extract", corpus[0], "--out", out, "--recipe", tiny_toml, "--features", "logmel")
     code, text, errors = run(*arguments, "--processes", 1, "--part-rows", 5)
     assert code == 0
-    assert text.startswith(f"{out}: 8 rows, 2 bad; 0.00 h of audio in ")
+    assert text.startswith(f"{out}: 8 rows, 2 bad; 5.7 s of audio in ")
     assert errors == ["2 rows could not be read; the column error says why"]
     code, text, _ = run(*arguments, "--processes", 1, "--part-rows", 5)
     assert (code, text) == (0, f"{out}: all 2 parts are there; nothing to do\n")
     code, _, errors = run(*arguments[:3], tmp_path / "f.parquet", "--engine", "ray")
     assert code == 2
+    code, _, errors = run(*arguments, "--skip-bad")
+    assert code == 2
+    told = " ".join(" ".join(errors).replace("│", " ").split())
+    assert "in a folder each bad row is kept, with its reason" in told
 
 
 @pytest.mark.parametrize("kind", ["float32.tflite", "float16.tflite", "float32.onnx"])

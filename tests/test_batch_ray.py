@@ -173,11 +173,28 @@ def test_the_command_on_a_cluster(cluster, run, exported, corpus, tmp_path):
     assert f"{out}: 9 rows, 1 bad; " in text
 
 
-def test_an_address_where_nothing_answers_is_one_line():
-    from deepspectrumlite.batch.ray_data import _check_address
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [("127.0.0.1:9", "refused"), ("ray://127.0.0.1:10001", "not HOST:PORT"), ("foo", "not HOST")],
+)
+def test_an_address_without_a_cluster_is_one_line(start, exported, corpus, tmp_path, address, why):
+    """In a process of its own, that is in no cluster."""
+    arguments = ("predict", exported, corpus, "--out", tmp_path / "out", "--engine", "ray")
+    process = start(*arguments, "--address", address)
+    assert process.wait(60) == 1
+    (told,) = process.stderr_path.read_text().strip().splitlines()
+    assert told.startswith(f"Error: --address {address}: no Ray cluster that can be used (")
+    assert why in told
 
-    for address in ("127.0.0.1:9", "ray://127.0.0.1:9"):
-        with pytest.raises(DeepSpectrumLiteError, match=f"--address {address}: nothing answers"):
-            _check_address(address)
-    for address in (None, "auto", "local"):
-        _check_address(address)
+
+def test_without_an_address_a_ray_of_its_own_is_quiet(start, exported, corpus, tmp_path):
+    out = tmp_path / "out"
+    arguments = ("predict", exported, corpus, "--out", out, "--engine", "ray", "--processes", 1)
+    process = start(*arguments)
+    assert process.wait(240) == 0
+    # Ray's C++ side warns of the workers' arguments; its setting against that prints a line too.
+    told = process.stderr_path.read_text().splitlines()
+    assert [line for line in told if " core_worker.cc:" not in line] == [
+        "1 rows could not be read; the column error says why"
+    ]
+    assert read_parts(out)["row"].to_pylist() == list(range(9))

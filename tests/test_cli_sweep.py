@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from sweep_helpers import FAILING, GRID, OPTIONS, write_sweep
 
-from deepspectrumlite.config import load_recipe
+from deepspectrumlite.config import RayOptions, load_recipe
 from deepspectrumlite.runs import evaluate_run
 from deepspectrumlite.sweeps.experiment import read_experiment
 from deepspectrumlite.sweeps.plan import load_sweep, points, recipe_of
@@ -78,6 +78,43 @@ def test_the_best_of_equals_is_the_first(run, written, tmp_path, tones):
     assert (out / "best.toml").is_file()
 
 
+def test_test_is_met_once(run, written, tmp_path, tones):
+    out, recipe = tmp_path / "out", tmp_path / "new" / "folder" / "best.toml"
+    run("sweep", written(), "--data", tones, "--out", out, "--device", "cpu")
+    first, last = read_trials(out)[0], read_trials(out)[3]
+    write_trial(trial_folder(out, 0), first | {"devel": 2.0})
+    (trial_folder(out, 3) / "trial.json").rename(tmp_path / "3.json")
+    arguments = ["sweep", "best", out, "--device", "cpu", "--out", recipe]
+    code, _, errors = run(*arguments)
+    assert code == 1
+    assert "1 of 4 trials are still to be trained" in errors[-1]
+    assert "--unfinished" in errors[-1]
+    assert not recipe.exists()
+    assert list(out.glob("trials/*/test")) == []
+
+    for _ in range(2):  # the same trial again is the same score
+        code, told, errors = run(*arguments, "--unfinished")
+        assert code == 0, errors
+        assert "Trial 0: devel uar 2.000" in told
+        assert not any("Warning" in line for line in errors)
+    assert recipe.is_file()
+    (entry,) = json.loads((out / "best.json").read_text())["tested"]
+    assert (entry["trial"], entry["trials_done"], entry["trials"]) == (0, 3, 4)
+    assert entry["tested_before"] == []
+
+    write_trial(trial_folder(out, 3), last | {"devel": 3.0})
+    code, told, errors = run(*arguments)
+    assert code == 0
+    assert "Trial 3: devel uar 3.000" in told
+    assert "test was met before, by trial 0" in " ".join(errors)
+    noted = json.loads((out / "best.json").read_text())["tested"]
+    assert [(entry["trial"], entry["tested_before"]) for entry in noted] == [(0, []), (3, [0])]
+    (out / "best.json").write_text("{x")
+    code, _, errors = run(*arguments)
+    assert code == 1
+    assert "best.json: broken" in errors[-1]
+
+
 def test_a_failed_trial_is_told_and_retried(run, written, tmp_path, tones):
     path, out = written(FAILING), tmp_path / "out"
     arguments = ["sweep", path, "--data", tones, "--out", out, "--device", "cpu"]
@@ -88,7 +125,7 @@ def test_a_failed_trial_is_told_and_retried(run, written, tmp_path, tones):
     _, _, errors = run(*arguments)
     assert not any(line.startswith("trial") for line in errors)
     _, _, errors = run(*arguments, "--retry")
-    assert "1 failed trials are trained anew" in errors
+    assert "1 trials that failed or were over the budget are tried anew" in errors
     assert [line.split()[1] for line in errors if line.startswith("trial ")] == ["1"]
 
 
@@ -143,7 +180,12 @@ def test_help_names_the_commands(run):
     code, told, _ = run("sweep", "--help")
     assert code == 0
     assert all(name in told for name in ("run", "results", "best"))
-    assert "--max-latency-ms" in run("sweep", "run", "--help")[1]
+    told = run("sweep", "run", "--help")[1]
+    assert "--max-latency-ms" in told
+    words = " ".join(told.replace("│", " ").split())
+    defaults = RayOptions()
+    assert f"Of Ray. [default: {defaults.cpus_per_trial:g}]" in words
+    assert f"a trial whose node is lost. [default: {defaults.retries}]" in words
 
 
 def test_settings_of_several_kinds_fit_into_a_table(tmp_path):
@@ -155,7 +197,8 @@ def test_settings_of_several_kinds_fit_into_a_table(tmp_path):
             "reason": None,
             "metric": "uar",
             "devel": None if i == 1 else i / 4,
-            **dict.fromkeys(("epoch", "seconds", "model_mb", "latency_ms", "size_mb")),
+            **dict.fromkeys(("devel_files", "epoch", "seconds", "model_mb", "latency_ms")),
+            "size_mb": None,
             "epochs": 1,
         }
         for i, fmax in enumerate(["nyquist", 4000.0, 3000])

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from deepspectrumlite.cli_corpus import manifest as manifest_command
 from deepspectrumlite.config import DataSection, load_recipe, shipped_recipes
+from deepspectrumlite.datasets.layout import corpus_notes
 from deepspectrumlite.datasets.read import read_corpus, write_corpus
 from deepspectrumlite.errors import ManifestError, MissingExtraError
 from deepspectrumlite.targets import load_labelled
@@ -180,6 +181,33 @@ def test_speech_commands_as_twelve_classes_has_seconds_of_silence(tree):
     assert words["end"].isna().all()
 
 
+def test_speech_commands_as_twelve_classes_trains_and_evaluates(tree, tmp_path, run, one_thread):
+    folder, out = tree("speech_commands"), tmp_path / "run"
+    changes = [*tiny("speech_commands"), "--set", "data.target=command"]
+    code, _, err = run("train", "speech_commands", "--data", folder, "--out", out, *changes)
+    assert code == 0, err
+    labels = ["go", "silence", "unknown", "yes"]
+    assert json.loads((out / "model" / "labels.json").read_text()) == labels
+    code, _, err = run("evaluate", out)
+    assert code == 0, err
+    predictions = pd.read_csv(out / "test" / "predictions.csv")
+    # Six words, and two seconds of the one noise that is for the test.
+    assert len(predictions) == 8
+    assert predictions["path"].str.contains("running_tap").sum() == 2
+    assert sorted(set(predictions["command"])) == labels
+
+
+def test_no_text_recommends_noise_that_is_also_tested():
+    """With data.target = command, seconds of _background_noise_ are devel and test."""
+    package = Path(sys.modules["deepspectrumlite"].__file__).parent
+    recipe = (package / "recipes" / "speech_commands.toml").read_text(encoding="utf-8")
+    page = (package.parent / "docs" / "datasets.md").read_text(encoding="utf-8")
+    for text in (recipe, page):
+        about = " ".join(text.replace("#", " ").split())
+        assert "noise_folder" in about
+        assert re.search(r"[Nn]ot with `?data.target=command", about)
+
+
 def test_speech_commands_refuses_what_is_not_whole(tree):
     folder = tree("speech_commands")
     (folder / "yes" / "00000005_nohash_0.wav").unlink()
@@ -237,6 +265,7 @@ def test_cremad_has_actors_and_what_is_known_of_them(tree):
     assert row(table, "1040_ITH_SAD_X.wav")["level"] == "XX"
     assert (folder / "AudioWAV" / "1076_MTI_SAD_XX.wav").is_file()
     assert not table["path"].str.contains("1076_MTI_SAD").any()
+    assert table.attrs["left_out"] == {"silent": 1}
     (folder / "VideoDemographics.csv").unlink()
     assert "sex" not in read(folder, "cremad")
 
@@ -266,6 +295,8 @@ def test_audformat_leaves_out_rows_without_a_number(tree):
     folder = tree("audformat")
     data = load_recipe("audformat", ["data.target=arousal"]).data
     table = load_labelled(folder, data, "linear")
+    # The second file of each split, in two parts.
+    assert table.attrs["left_out"] == {"no target": 14 - len(table)}
     assert table["arousal"].tolist() == ["0.25", "0.75"] * 2 + ["0.25", "0.75", "0.5", "1.0"]
     refused(folder, "audformat", "files/speaker", "data.target=valence")
 
@@ -366,6 +397,7 @@ def test_hugging_face_with_paths_hidden_labels_and_one_split(tmp_path):
     part.to_parquet(str(folder / "train.parquet"))
     table = read(folder, "hugging_face")
     assert table["path"].tolist() == [str(outside[i]) for i in (0, 1, 3)]
+    assert table.attrs["left_out"] == {"no target": 1}
     assert "split" not in table
     outside[3].unlink()
     refused(folder, "hugging_face", "neither a recording in the data set nor a file")
@@ -427,11 +459,45 @@ def test_the_command_writes_a_manifest(tree, tmp_path):
     folder, out = tree("esc50"), tmp_path / "esc50.csv"
     found = CliRunner().invoke(app, [str(folder), "--recipe", "esc50", "--out", str(out)])
     assert found.exit_code == 0, found.output
-    assert found.output.startswith(f"{out}: 30 recordings; columns ")
+    assert found.stdout.startswith(f"{out}: 30 recordings; columns ")
     assert len(pd.read_csv(out)) == 30
     other = CliRunner().invoke(app, [str(folder), "--recipe", "esc50", "--out", "esc50.xlsx"])
     assert isinstance(other.exception, ManifestError)
     assert "allowed: .csv, .parquet" in str(other.exception)
+    # What was written may have been mended by hand since.
+    again = [str(folder), "--recipe", "esc50", "--out", str(out)]
+    assert "already there" in str(CliRunner().invoke(app, again).exception)
+    assert CliRunner().invoke(app, [*again, "--overwrite"]).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("corpus", "described"),
+    [("cremad", 7441), ("emodb", 535), ("esc50", 2000), ("speech_commands", 105_829)],
+)
+def test_a_corpus_of_another_size_is_told(tree, corpus, described):
+    table = read(tree(corpus), corpus)
+    message = f"described as of {described} recordings, and {len(table)} were found"
+    assert message in corpus_notes(table)[-1]
+
+
+def test_the_commands_tell_what_is_left_out(tree, tmp_path, run):
+    folder = tree("cremad")
+    found = ["1 (silent)", "described as of 7441 recordings, and 16 were found"]
+    listed = tmp_path / "cremad.parquet"
+    commands = {
+        "data": ["data", folder, "--recipe", "cremad"],
+        "manifest": ["manifest", folder, "--recipe", "cremad", "--out", listed],
+        "train": ["train", "cremad", "--data", folder, "--out", tmp_path / "run"],
+    }
+    for name, command in commands.items():
+        code, _, err = run(*command, *(tiny("cremad") if name == "train" else ()))
+        assert code == 0, err
+        for text in found:
+            assert sum(text in line for line in err) == 1, (name, err)
+    # A list is what it is.
+    code, _, err = run("data", listed, "--recipe", "cremad")
+    assert code == 0
+    assert not any(found[0] in line for line in err)
 
 
 def test_extract_and_data_read_the_corpus_too(tree, tmp_path, run):

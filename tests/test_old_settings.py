@@ -10,6 +10,8 @@ import soundfile
 from deepspectrumlite.config import load_recipe
 from deepspectrumlite.errors import ManifestError, RecipeError
 from deepspectrumlite.old_settings.files import read_old_settings
+from deepspectrumlite.old_settings.keys import KNOWN
+from deepspectrumlite.old_settings.value_types import KINDS
 from deepspectrumlite.sweeps.plan import load_sweep, points, recipe_of
 
 # A value for every key that the published system reads, as its documentation gives them.
@@ -136,6 +138,7 @@ def test_what_the_example_comes_to(read):
         ({"normalize_audio": None}, "its file for the device normalised nevertheless"),
         ({"use_plot_images": [False]}, "grey image"),
         ({"chunk_size": [-1]}, "a recording is one segment"),
+        ({"chunk_size": [0.5, 1.0]}, "see devel_files in the sweep's table"),
         ({"batch_size": [1]}, "so it is 2"),
         ({"finetune_layer": [0]}, "no fine-tuning at all"),
         ({"weights": [""]}, "all layers trained from the start"),
@@ -165,7 +168,14 @@ def test_what_is_not_there_is_not_said(read):
     changes = {"augment_cutmix": [False], "augment_specaug": [False]}
     found = read(**changes)
     assert found.recipe.augment.cutmix_probability == found.recipe.augment.mask_probability == 0
-    for absent in ("mel_scale", "normalised nevertheless", "axes", "da_prob", "cutmix"):
+    for absent in (
+        "devel_files",
+        "mel_scale",
+        "normalised nevertheless",
+        "axes",
+        "da_prob",
+        "cutmix",
+    ):
         assert not any(absent in note for note in found.notes), absent
 
 
@@ -230,12 +240,27 @@ def test_a_grid_becomes_a_sweep_in_the_same_order(read, run, folder, tmp_path):
         ({"finetune_layer": [70]}, "finetune_layer is 70; allowed: 0 to 1"),
         ({"chunk_hop_size": [2.0]}, "hop_seconds is 2, longer than segment_seconds"),
         ({"num_mel_bins": [64, 4000]}, r"frontend.n_mels=4000: .*n_mels"),
+        ({"mel_scale": ["False"]}, r'hp.json: mel_scale has the value "False"; allowed: true or f'),
+        ({"augment_cutmix": [True, 1]}, "augment_cutmix has the value 1; allowed: true or false"),
+        ({"chunk_size": ["x"]}, r'hp.json: chunk_size has the value "x"; allowed: a number'),
+        ({"dropout": [0.1, True]}, "dropout has the value true; allowed: a number"),
+        ({"learning_rate": [float("nan")]}, "learning_rate has the value NaN; allowed: a number"),
+        ({"sap_aug_a": [float("inf")]}, "sap_aug_a has the value Infinity; allowed: a number"),
+        ({"epochs": [20.5]}, "epochs has the value 20.5; allowed: a whole number"),
+        ({"epochs": [10**400]}, "epochs has the value 1000000"),
+        ({"batch_size": [None]}, "batch_size has the value null; allowed: a whole number"),
+        ({"optimizer": [["adam"]]}, r'optimizer has the value \["adam"\]; allowed: text'),
+        ({"weights": [None]}, "weights has the value null; allowed: text"),
         ({"model_name": ["Other"]}, 'model_name is "Other"; allowed: "TransferBaseModel"'),
     ],
 )
 def test_settings_that_cannot_be_taken_over(read, changes, message):
     with pytest.raises(RecipeError, match=message):
         read(**changes)
+
+
+def test_every_key_has_a_type():
+    assert sorted(KINDS) == sorted(set(KNOWN))
 
 
 @pytest.mark.parametrize(

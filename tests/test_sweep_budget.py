@@ -9,12 +9,14 @@ from sweep_helpers import OPTIONS, Notes, write_sweep
 from deepspectrumlite.config import SweepBudget
 from deepspectrumlite.errors import ExportError, TrainingError
 from deepspectrumlite.sweeps import budget as module
-from deepspectrumlite.sweeps.budget import Cost, measure, pareto_front, within
+from deepspectrumlite.sweeps.best import choose_best
+from deepspectrumlite.sweeps.budget import Cost, machines, measure, pareto_front, within
+from deepspectrumlite.sweeps.engine import forget_failed
 from deepspectrumlite.sweeps.experiment import prepare_sweep
 from deepspectrumlite.sweeps.local import run_local
 from deepspectrumlite.sweeps.plan import load_sweep, parse_plan, points, recipe_of
-from deepspectrumlite.sweeps.results import choose_best, pareto_markdown, write_results
-from deepspectrumlite.sweeps.trials import trial_folder
+from deepspectrumlite.sweeps.results import pareto_markdown, warnings, write_results
+from deepspectrumlite.sweeps.trials import read_trials, trial_folder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 # What differs in weights only costs the same.
@@ -81,6 +83,66 @@ def test_the_best_may_have_to_keep_another_budget(sweep, costs):
     run_local(experiment)
     assert choose_best(experiment, SweepBudget(max_latency_ms=5))["number"] in (0, 1)
     with pytest.raises(TrainingError, match=r"6 of them well, and none .* keep the budget"):
+        choose_best(experiment, SweepBudget(max_latency_ms=3))
+
+
+def test_what_was_over_the_budget_is_measured_again_where_that_is_asked_for(
+    sweep, costs, monkeypatch
+):
+    experiment = sweep(SweepBudget(max_latency_ms=10), TABLE.replace("4, 8", "13, 4"))
+    run_local(experiment)
+    assert costs == [13, 4, 16]
+    statuses = ["failed"] * 2 + ["finished"] * 2 + ["over budget"] * 2
+    assert [row["status"] for row in read_trials(experiment.out)] == statuses
+    # It was a busy machine; now it is idle.
+    times = module.time_in_turn
+    monkeypatch.setattr(
+        module,
+        "time_in_turn",
+        lambda works, *more: {k: [t / 2 for t in x] for k, x in times(works, *more).items()},
+    )
+    assert forget_failed(experiment) == 4
+    rows = run_local(experiment)
+    assert costs == [13, 4, 16, 13, 16]  # what kept the budget is not measured again
+    statuses = ["failed"] * 2 + ["finished"] * 4
+    assert [row["status"] for row in rows] == statuses
+    assert rows[5]["latency_ms"] == 8
+
+
+def test_it_is_told_where_latency_was_measured(sweep, costs, monkeypatch):
+    machine = {"cpu": "One CPU", "versions": {"deepspectrumlite": "1.2.3"}}
+    monkeypatch.setattr(module, "describe_machine", lambda: machine)
+    experiment = sweep(SweepBudget(measure=True))
+    run_local(experiment)
+    # Whoever gathers the results may sit elsewhere.
+    monkeypatch.setattr(module, "describe_machine", lambda: machine | {"cpu": "Another"})
+    rows, _ = write_results(experiment)
+    text = (experiment.out / "pareto.md").read_text()
+    assert "on one thread of One CPU (deepspectrumlite 1.2.3)." in text
+    assert warnings(rows, experiment) == []
+    next((experiment.out / "measured").iterdir()).unlink()
+    measure(experiment, [recipe_of(experiment.plan, p) for p in points(experiment.plan)])
+    names = ["Another (deepspectrumlite 1.2.3)", "One CPU (deepspectrumlite 1.2.3)"]
+    assert machines(experiment) == names
+    (told,) = warnings(rows, experiment)
+    assert told.endswith(f"not measured in the same place for all trials: {'; '.join(names)}.")
+    assert told in pareto_markdown(pareto_front(rows), rows, experiment)
+
+
+@pytest.mark.parametrize("text", ["{x", "[]", '{"size_mb": 1}', '{"machine": {"cpu": "x"}}'])
+def test_a_broken_measurement_is_named(sweep, costs, text):
+    experiment = sweep(SweepBudget(measure=True))
+    measure(experiment, [experiment.plan.recipe])
+    (path,) = (experiment.out / "measured").iterdir()
+    path.write_text(text)
+    with pytest.raises(TrainingError, match=r"measured/.*json: broken \(.*remove it to measure"):
+        measure(experiment, [experiment.plan.recipe])
+
+
+def test_a_limit_needs_measurements(sweep):
+    experiment = sweep(None, '[sweep.lists]\n"model.units" = [4]')
+    run_local(experiment)
+    with pytest.raises(TrainingError, match=r"not measured in this sweep; run it with --measure"):
         choose_best(experiment, SweepBudget(max_latency_ms=3))
 
 

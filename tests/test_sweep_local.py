@@ -15,12 +15,13 @@ from sweep_helpers import FAILING, GRID, OPTIONS, Notes, history_of, write_sweep
 from deepspectrumlite.errors import AudioError, Interrupted, MissingExtraError, TrainingError
 from deepspectrumlite.runs import Options
 from deepspectrumlite.sweeps import trials as trials_module
+from deepspectrumlite.sweeps.engine import Agenda, forget_failed
 from deepspectrumlite.sweeps.experiment import prepare_sweep, read_experiment
 from deepspectrumlite.sweeps.local import Listener, run_local
 from deepspectrumlite.sweeps.plan import load_sweep, points
+from deepspectrumlite.sweeps.results import results_table, warnings
 from deepspectrumlite.sweeps.trials import (
     best_of,
-    forget_failed,
     read_trial,
     read_trials,
     trial_folder,
@@ -55,6 +56,7 @@ def test_every_point_is_trained_once(sweep):
         assert (row["status"], row["metric"], row["reason"]) == ("finished", "uar", None)
         assert (row["devel"], row["epoch"]) == (best["devel_uar"], best["epoch"])
         assert row["epochs"] == 3
+        assert row["devel_files"] == (pd.read_csv(experiment.manifest)["split"] == "devel").sum()
         weights = folder / "model" / "model.safetensors"
         assert row["model_mb"] == weights.stat().st_size / 1e6
         recipe = json.loads((folder / "run.json").read_text())["recipe"]
@@ -81,7 +83,7 @@ def test_a_trial_that_fails_costs_its_own_row(sweep):
     notes = Notes()
     run_local(experiment, listener=notes)
     assert notes.started == []
-    assert forget_failed(experiment.out) == 1
+    assert forget_failed(experiment) == 1
     run_local(experiment, listener=notes)
     assert notes.started == [1]
 
@@ -324,10 +326,44 @@ def test_processes_give_what_one_gives(tmp_path, tones, make_recipe, small_setti
             assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-3)
 
 
-def test_a_broken_row_is_named(sweep):
+@pytest.mark.parametrize("text", ["{", "[]", "3", '{"number": 0}', '"number"'])
+def test_a_broken_row_is_named(sweep, text):
     experiment = sweep()
     folder = trial_folder(experiment.out, 0)
     folder.mkdir(parents=True)
-    (folder / "trial.json").write_text("{", encoding="utf-8")
-    with pytest.raises(TrainingError, match=r"trial.json: broken .*; remove "):
-        read_trial(folder)
+    (folder / "trial.json").write_text(text, encoding="utf-8")
+    for call in (lambda: read_trial(folder), lambda: read_trials(experiment.out)):
+        with pytest.raises(TrainingError, match=r"trial.json: broken \(.*\); remove ") as refused:
+            call()
+        assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("text", ["{x", "{}", "[3]"])
+def test_broken_points_are_named(sweep, text):
+    experiment = sweep(
+        "[sweep]\nsearch = 'guided'\ntrials = 3\n[sweep.ranges]\n"
+        "'train.weight_decay' = {low = 0.1, high = 0.2}"
+    )
+    (experiment.out / "points.json").write_text(text, encoding="utf-8")
+    with pytest.raises(TrainingError, match=r"points\.json: broken, no list of points; remove "):
+        Agenda(experiment)
+
+
+def test_devel_counts_what_has_a_segment(sweep, tones, tmp_path, save_manifest):
+    with tones.open(encoding="utf-8") as file:
+        rows = [row | {"path": str(tones.parent / row["path"])} for row in csv.DictReader(file)]
+    # Half of devel lasts 0.3 s only.
+    devel = [row for row in rows if row["split"] == "devel"]
+    for row in devel[::2]:
+        row |= {"start": 0.0, "end": 0.3}
+    cut = [{"start": 0.0, "end": "", **row} for row in rows]
+    manifest = save_manifest(tmp_path / "cut.csv", cut)
+    table = '[sweep.lists]\n"data.segment_seconds, data.hop_seconds" = [0.25, 0.5]'
+    experiment = sweep(table, 'data.tail="drop"', manifest=manifest)
+    found = [row["devel_files"] for row in run_local(experiment)]
+    assert found == [len(devel), len(devel) - len(devel[::2])]
+    rows = read_trials(experiment.out)
+    (told,) = warnings(rows, experiment)
+    assert f"{found[1]} to {found[0]} recordings" in told
+    assert warnings(rows[:1], experiment) == []
+    assert results_table(rows)["devel_files"].tolist() == found

@@ -108,6 +108,19 @@ def test_a_random_search_of_all_points_is_the_grid_in_another_order(plan_of):
         ("[sweep.lists]\ndropout = [1]", "'dropout', which no recipe has; allowed: SECTION.KEY"),
         ("[sweep.lists]\n'model.dropout' = [0.1, 2]", "model.dropout is 2; allowed: less than 1"),
         ("[sweep.lists]\n'model.output' = ['linear']", "trials could not be compared"),
+        ("[sweep.lists]\n'data.tail' = ['keep', 'drop']", "trials could not be compared"),
+        ("[sweep.lists]\n'train.epochs' = [1, 2, 1]", "train.epochs has 1 twice"),
+        ("[sweep.lists]\n'train.epochs, train.seed' = [3, [3, 3]]", "has [3, 3] twice"),
+        (
+            "[sweep]\nsearch = 'random'\ntrials = 2\n"
+            "[sweep.lists]\n'train.learning_rate' = [1e-3, 1e-3]",
+            "train.learning_rate has 0.001 twice",
+        ),
+        (
+            "[sweep]\nsearch = 'random'\ntrials = 9\n[sweep.ranges]\n"
+            "'train.weight_decay' = {low = 0.5, high = 0.5000000000000002}",
+            "there seem to be only",
+        ),
         ("[sweep.lists]\n'train.epochs, train.seed' = [[1]]", "train.epochs, train.seed is [1]"),
         ("[sweep.lists]\n'train.epochs, train.epochs' = [1]", "'train.epochs' twice"),
         ("[sweep.ranges]\n'train.epochs' = {low = 1, high = 2}", 'search = "grid"'),

@@ -6,11 +6,12 @@ import signal
 import subprocess
 import sys
 import textwrap
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
 
-from deepspectrumlite.config import SweepBudget
+from deepspectrumlite.config import RayOptions, SweepBudget
 from deepspectrumlite.errors import MissingExtraError, TrainingError
 from deepspectrumlite.runs import Options
 from deepspectrumlite.sweeps import engine, ray_cluster, ray_tune
@@ -19,7 +20,6 @@ from deepspectrumlite.sweeps.experiment import prepare_sweep
 from deepspectrumlite.sweeps.guided import suggest
 from deepspectrumlite.sweeps.local import Listener, run_local
 from deepspectrumlite.sweeps.plan import load_sweep
-from deepspectrumlite.sweeps.ray_cluster import RayOptions
 from deepspectrumlite.sweeps.ray_tune import run_ray
 from deepspectrumlite.sweeps.trials import describe_trial, trial_folder, write_trial
 
@@ -180,7 +180,7 @@ from pathlib import Path
 from deepspectrumlite.runs import Options
 from deepspectrumlite.sweeps.experiment import read_experiment
 from deepspectrumlite.sweeps.local import Listener
-from deepspectrumlite.sweeps.ray_cluster import RayOptions
+from deepspectrumlite.config import RayOptions
 from deepspectrumlite.sweeps.ray_tune import run_ray
 
 experiment = read_experiment(Path(sys.argv[1]), Options(device="cpu"))
@@ -352,6 +352,30 @@ def test_no_cluster_at_an_address(make_sweep, address, why):
     with pytest.raises(TrainingError, match=pattern) as failed:
         run_ray(make_sweep(FOUR), RayOptions(address=address))
     assert "\n" not in str(failed.value)
+
+
+@pytest.mark.parametrize(("error", "warned"), [(None, 0), (OSError(38, "no locks"), 1)])
+def test_a_file_system_without_locks_is_told_once(make_sweep, monkeypatch, error, warned):
+    import fcntl
+
+    def flock(file, how):
+        if error:
+            raise error
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    monkeypatch.setattr(ray_tune, "connected", lambda address: nullcontext())
+    tuned, told = [], []
+    # What a cluster would do; it makes the folder too.
+    monkeypatch.setattr(
+        ray_tune, "check_nodes", lambda experiment, options: (experiment.out / "ray").mkdir()
+    )
+    monkeypatch.setattr(ray_tune, "_tune", lambda *given: tuned.append(given))
+    experiment = make_sweep(FOUR)
+    run_ray(experiment, listener=Listener(on_warning=told.append))
+    assert len(tuned) == 1
+    assert len(told) == warned
+    assert all("its file system has no locks" in line for line in told)
+    assert list((experiment.out / "ray").iterdir()) == []
 
 
 def test_without_ray(make_sweep, monkeypatch):

@@ -66,10 +66,32 @@ def test_the_script_asks_for_a_task_for_each_point(sweep):
     assert "--job-name=sweep" not in named
 
 
-@pytest.mark.parametrize("option", ["time=2", "--array=0-9", "-o x", "--time=1\nrm -r x", ""])
-def test_options_that_are_none_or_ours_are_refused(sweep, option):
-    with pytest.raises(TrainingError, match=r"--sbatch .*allowed: "):
+@pytest.mark.parametrize("option", ["time=2", "--time=1\nrm -r x", "", "--comment='open"])
+def test_options_that_are_none_are_refused(sweep, option):
+    with pytest.raises(TrainingError, match=r"--sbatch .*; allowed: an option of sbatch"):
         write_script(sweep(), [], sbatch=[option])
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        *("--array=0-9", "--arr=0-9", "--a 0-9", "--output x", "--outp=x", "--chdir=/", "--ch=/"),
+        *("-a0-9", "-a 0-9", "-o x", "-ofile", "-Ddir", "-Ha0-9", "--time=1 --array=0-9"),
+        *("--time=1 -ox", "-t 5 -D /"),
+    ],
+)
+def test_options_that_are_ours_are_refused(sweep, option):
+    with pytest.raises(TrainingError, match=r"--sbatch .*, which the script sets itself"):
+        write_script(sweep(), [], sbatch=[option])
+
+
+def test_options_that_look_like_ours_are_passed_on(sweep):
+    options = ["--account=me", "--open-mode=append", "-t5", "-A me", "-HA me", "-pdebug"]
+    options += ["--comment='an array'", "--error=%a.err", "--oversubscribe", "--constraint=a|o"]
+    lines = write_script(sweep(), [], sbatch=options).read_text().splitlines()
+    assert [line for line in lines if line.removeprefix("#SBATCH ") in options] == [
+        f"#SBATCH {option}" for option in options
+    ]
 
 
 def test_a_task_trains_its_point_only(sweep):

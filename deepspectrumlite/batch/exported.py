@@ -127,7 +127,7 @@ class OpenExported:
         others = further_columns(rows, self.names)
         known: list[dict[str, Any]] = []
         values: list[np.ndarray] = []
-        bad, seconds = 0, 0.0
+        bad, replaced, seconds = 0, 0, 0.0
         for index, row in enumerate(rows):
             of_row = {"path": row.path, "file_index": first + index}
             of_row |= {name: row.others.get(name) for name in others}
@@ -141,7 +141,9 @@ class OpenExported:
             else:
                 times = zip(found.segment_starts, found.segment_ends, strict=True)
                 known += [of_row | {"start": start, "end": end} for start, end in times]
-                values.append(found.segment_scores)
+                odd = ~np.isfinite(found.segment_scores)
+                values.append(np.where(odd, np.float32(0), found.segment_scores))
+                replaced += int(odd.sum())
                 seconds += found.segment_ends[-1] - found.segment_starts[0]
             tell(index + 1)
         schema = feature_schema(self.names, others)
@@ -149,4 +151,5 @@ class OpenExported:
         own = pa.Table.from_pylist(known, pa.schema(list(schema)[:n_own]))
         # What is not a number was not computed.
         columns = [pa.array(column, from_pandas=True) for column in np.concatenate(values).T]
-        return Made(pa.table([*own.columns, *columns], schema), bad, float(seconds))
+        table = pa.table([*own.columns, *columns], schema)
+        return Made(table, bad, float(seconds), replaced=replaced)

@@ -6,7 +6,7 @@ It is :mod:`deepspectrumlite.features` on the recordings of a part, so it needs 
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,12 +18,12 @@ import soundfile
 
 from deepspectrumlite.batch.exported import feature_schema, further_columns
 from deepspectrumlite.batch.places import local_file
-from deepspectrumlite.batch.predicting import limit_torch
+from deepspectrumlite.batch.predicting import limit_torch, one_line
 from deepspectrumlite.batch.rows import Row
 from deepspectrumlite.batch.work import Made, Tell
 from deepspectrumlite.config import Recipe
 from deepspectrumlite.data import scan
-from deepspectrumlite.errors import DeepSpectrumLiteError, ManifestError
+from deepspectrumlite.errors import ManifestError
 from deepspectrumlite.features import Features, extract
 from deepspectrumlite.model import Classifier, load_model
 
@@ -81,6 +81,8 @@ class OpenExtracting:
         """Features of rows, of which the first is the manifest's row `first`, from 0 on."""
         with _at_hand(rows) as (paths, errors):
             good, found, seconds = self._extract_rows(rows, paths, errors)
+        # As the manifest names them, not copies of them.
+        errors = {i: e.replace(paths[i] or rows[i].path, rows[i].path) for i, e in errors.items()}
         tell(len(rows))
         others = further_columns(rows, self.names)
         table = self._bad(rows, errors)
@@ -96,7 +98,9 @@ class OpenExtracting:
         arrow = pa.Table.from_pandas(
             table, feature_schema(self.names, others), preserve_index=False
         )
-        return Made(arrow, len(errors), seconds, 0.0 if found is None else found.seconds)
+        if found is None:
+            return Made(arrow, len(errors), seconds)
+        return Made(arrow, len(errors), seconds, found.seconds, found.replaced)
 
     def _extract_rows(
         self, rows: Sequence[Row], paths: Sequence[str], errors: dict[int, str]
@@ -113,22 +117,32 @@ class OpenExtracting:
         )
         good, reasons = _scan(table, self._recipe)
         bad = tried[~np.isin(tried, good.get("at", []))]
-        for i, reason in zip(bad.tolist(), reasons, strict=True):
-            # As the manifest names it, not a copy of it.
-            errors[i] = reason.replace(paths[i], rows[i].path)
+        errors.update(zip(bad.tolist(), reasons, strict=True))
         if good.empty:
             return tried[:0], None, 0.0
         at = good["at"].to_numpy()
+        found = self._extract_any(good, errors)
+        heard = np.zeros(len(at), np.bool_)
+        if found is not None:
+            heard[found.file_index] = True
+        for i in at[~heard].tolist():
+            errors.setdefault(i, "shorter than a segment")
+        return at, found, float(good["duration"].to_numpy(np.float64)[heard].sum())
+
+    def _extract_any(self, good: pd.DataFrame, errors: dict[int, str]) -> Features | None:
+        """Of all; where that fails, of each by itself: one that is bad costs itself."""
+        at = good["at"].tolist()
         try:
-            found = self._extract(good)
+            return self._extract(good)
         except ManifestError as error:
             # Not one has a segment.
-            errors.update(dict.fromkeys(at.tolist(), str(error)))
-            return tried[:0], None, 0.0
-        empty = np.setdiff1d(np.arange(len(at)), found.file_index)
-        errors.update(dict.fromkeys(at[empty].tolist(), "shorter than a segment"))
-        heard = np.delete(good["duration"].to_numpy(np.float64), empty)
-        return at, found, float(heard.sum())
+            errors.update(dict.fromkeys(at, str(error)))
+        except Exception as error:
+            if len(good) > 1:
+                each = [self._extract_any(_only(good, i), errors) for i in range(len(good))]
+                return _join(each)
+            errors[at[0]] = one_line(error)
+        return None
 
     def _extract(self, scanned: pd.DataFrame) -> Features:
         job = self._job
@@ -158,22 +172,46 @@ class OpenExtracting:
         return pd.concat([pd.DataFrame(columns), empty], axis=1)
 
 
+def _only(table: pd.DataFrame, row: int) -> pd.DataFrame:
+    return table.iloc[[row]].reset_index(drop=True)
+
+
+def _join(each: Sequence[Features | None]) -> Features | None:
+    """Features of recordings that were taken one by one; None: those that failed."""
+    found = [replace(one, file_index=one.file_index + i) for i, one in enumerate(each) if one]
+    if not found:
+        return None
+    return replace(
+        found[0],
+        values=np.concatenate([one.values for one in found]),
+        file_index=np.concatenate([one.file_index for one in found]),
+        start=np.concatenate([one.start for one in found]),
+        end=np.concatenate([one.end for one in found]),
+        seconds=sum(one.seconds for one in found),
+        replaced=sum(one.replaced for one in found),
+    )
+
+
 def _scan(table: pd.DataFrame, recipe: Recipe) -> tuple[pd.DataFrame, list[str]]:
     """The good rows, scanned, and the reasons of the others, in order."""
     if table.empty:
         return table, []
     try:
         good, skipped = scan(table, recipe.data, skip_bad=True, workers=1)
-    except ManifestError:
-        # None is good, and scanning tells the reason of the first only.
-        reasons = []
-        for i in range(len(table)):
-            try:
-                scan(table.iloc[[i]], recipe.data, workers=1)
-            except DeepSpectrumLiteError as error:
-                reasons.append(str(error).removesuffix("; or pass --skip-bad"))
-        return table.iloc[:0], reasons
-    return good, skipped["reason"].tolist()
+        return good, skipped["reason"].tolist()
+    except Exception:
+        # None is good, of which scanning tells no reason; or one is as it did not foresee.
+        return _scan_each(table, recipe)
+
+
+def _scan_each(table: pd.DataFrame, recipe: Recipe) -> tuple[pd.DataFrame, list[str]]:
+    found, reasons = [], []
+    for i in range(len(table)):
+        try:
+            found.append(scan(_only(table, i), recipe.data, workers=1)[0])
+        except Exception as error:
+            reasons.append(one_line(error).removesuffix("; or pass --skip-bad"))
+    return pd.concat(found, ignore_index=True) if found else table.iloc[:0], reasons
 
 
 @contextmanager
@@ -187,7 +225,7 @@ def _at_hand(rows: Sequence[Row]) -> Iterator[tuple[list[str], dict[int, str]]]:
             try:
                 row.check()
                 path = str(copies.enter_context(local_file(row.path)))
-            except DeepSpectrumLiteError as error:
-                errors[i] = str(error)
+            except Exception as error:  # Whatever it is: of millions, one costs itself.
+                errors[i] = one_line(error)
             paths.append(path)
         yield paths, errors

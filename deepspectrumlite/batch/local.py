@@ -17,11 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from deepspectrumlite.batch.places import Folder
+from deepspectrumlite.batch.predicting import one_line
 from deepspectrumlite.batch.work import Done, Job, Worker
 from deepspectrumlite.errors import DeepSpectrumLiteError
 from deepspectrumlite.progress import Progress, silent
 
 TRIES = 2
+# The exit code of a process that got SIGKILL, which Windows does not name.
+_KILLED = -9
 # Spawned, not forked: a fork would copy locks that threads of torch or pyarrow hold.
 _CONTEXT = multiprocessing.get_context("spawn")
 
@@ -126,13 +129,18 @@ def _go_on(pool: _Pool, worker: _Process, told: Done | str | None) -> None:
 
 
 def _count_death(pool: _Pool, worker: _Process) -> None:
-    code = worker.process.exitcode
+    code, part_rows = worker.process.exitcode, pool.arguments[-1]
     pool.tries[worker.part] = pool.tries.get(worker.part, 0) + 1
     if pool.tries[worker.part] >= TRIES:
-        where = f"at part {worker.part}" if worker.part >= 0 else "before its first part"
+        where, remedy = "before its first part", "try the model on one recording, without --out"
+        if worker.part >= 0:
+            first = worker.part * part_rows
+            where = f"at part {worker.part}"
+            remedy = f"leave out the recording in its rows {first} to {first + part_rows - 1}"
+        if code == _KILLED:
+            remedy = "no memory was left, or someone killed it; give it fewer --processes"
         raise DeepSpectrumLiteError(
-            f"a worker process died twice {where} (exit code {code}; -9: no memory was left); give "
-            "it fewer --processes, and then the same command again goes on"
+            f"a worker process died twice {where} (exit code {code}): {remedy}"
         )
     if worker.part >= 0:
         pool.todo.appendleft(worker.part)
@@ -172,5 +180,6 @@ def _serve(
     except (EOFError, BrokenPipeError, ConnectionResetError):
         # No parts are left, or the process that gave them has gone.
         return
-    except (DeepSpectrumLiteError, OSError) as error:
-        connection.send(str(error))
+    except Exception as error:  # Whatever it is: a message, not a death.
+        kind = "" if isinstance(error, DeepSpectrumLiteError | OSError) else type(error).__name__
+        connection.send(f"{kind}: {one_line(error)}" if kind else one_line(error))

@@ -7,10 +7,13 @@ A URI is ``scheme://bucket/key``, with the key as it is, not percent-encoded, an
 import os
 import re
 import shutil
+import socket
 import tempfile
+import time
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,6 +23,8 @@ from deepspectrumlite.errors import AudioError, DeepSpectrumLiteError, ManifestE
 
 _URI = re.compile(r"([a-z][a-z0-9+.-]+)://([^/?]*)([^?]*)(\?.*)?", re.DOTALL)
 _BLOCK_BYTES = 2**22
+# Nobody is at a file still that was last written to a day ago.
+_OLD_SECONDS = 86400
 
 
 def is_uri(text: str) -> bool:
@@ -128,9 +133,23 @@ def _one_line(error: Exception) -> str:
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder of results, whose files are written whole or not at all."""
+    """A folder of results, whose files are written whole or not at all.
+
+    ``run`` tells apart what several commands write there; copies in other processes keep it.
+    """
 
     place: str
+    run: str = field(default_factory=lambda: uuid.uuid4().hex[:16], compare=False)
+
+    def check(self) -> None:
+        """Raise ManifestError where it cannot be a folder, for there is a file."""
+        own = own_path(self.place)
+        for path in (own, *own.parents) if own is not None else ():
+            if path.exists() and not path.is_dir():
+                raise ManifestError(
+                    f"{self.place}: {path} is a file; give --out a folder, a new one or one to go "
+                    "on with"
+                )
 
     def read(self, name: str) -> bytes | None:
         """The content of a file in it; None: there is none."""
@@ -163,7 +182,8 @@ class Folder:
             return
         own.mkdir(parents=True, exist_ok=True)
         # Hidden, so that who reads the folder as a data set does not see it.
-        unfinished = own / f".{name}.{os.getpid()}"
+        writer = f"{self.run}.{socket.gethostname()}.{uuid.uuid4().hex[:16]}"
+        unfinished = own / f".{name}.{writer}"
         try:
             with unfinished.open("wb") as file:
                 shutil.copyfileobj(content, file, _BLOCK_BYTES)
@@ -183,10 +203,16 @@ class Folder:
         return {info.base_name for info in found if info.type == fs.FileType.File}
 
     def clear_unfinished(self) -> None:
-        """Remove what killed workers left half written."""
+        """Remove what killed workers of this run left half written, and what is a day old.
+
+        The rest may belong to another command that writes to the same folder now.
+        """
         own = own_path(self.place)
         for path in own.glob(".part-*.parquet.*") if own is not None else []:
-            path.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                is_own = f".parquet.{self.run}." in path.name
+                if is_own or time.time() - path.stat().st_mtime > _OLD_SECONDS:
+                    path.unlink()
 
     def recordings(self) -> Iterator[str]:
         """Paths or URIs of all recordings in it and below, in order."""

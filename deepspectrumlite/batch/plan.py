@@ -11,7 +11,7 @@ import io
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ PLAN, BATCH = "_plan.parquet", "_batch.json"
 # What has to be the same for finished parts to be those of this batch.
 _SAME = ("what", "part_rows", "settings", "model_digest", "manifest_digest")
 _OWN = ("path", "start", "end", "error")
+_BROKEN = "choose another --out, or remove the folder to begin anew"
 
 
 @dataclass(frozen=True)
@@ -132,10 +133,22 @@ def make_plan(
             with path.open("rb") as plan:
                 out.write(PLAN, plan)
             text = json.dumps(asdict(batch), indent=2, ensure_ascii=False)
-            out.write(BATCH, io.BytesIO(text.encode()))
+            # A name that is not UTF-8 is escaped as JSON has it.
+            content = text.encode(errors="backslashreplace")
+            out.write(BATCH, io.BytesIO(content))
     if begun is not None:
-        _check_same(out.place, batch, json.loads(begun))
+        _check_same(out.place, batch, _parse(out.place, begun))
     return batch, [part for part in range(batch.parts) if part_name(part) not in names]
+
+
+def _parse(place: str, begun: bytes) -> Mapping[str, Any]:
+    try:
+        values = json.loads(begun)
+    except ValueError as error:
+        values = f"not JSON: {error}"
+    if not isinstance(values, dict):
+        raise ManifestError(f"{place}: its {BATCH} is broken ({values}); {_BROKEN}")
+    return values
 
 
 def _check_same(place: str, batch: Batch, begun: Mapping[str, Any]) -> None:
@@ -157,7 +170,7 @@ def _write_plan(
     if part_rows < 1:
         raise ManifestError(f"--part-rows is {part_rows}; allowed: at least 1")
     digest = hashlib.blake2b(digest_size=16)
-    rows = read_rows(manifest)
+    rows = map(_as_utf8, read_rows(manifest))
     chunk = list(islice(rows, part_rows))
     if not chunk:
         raise ManifestError(f"{manifest}: no recordings in it; add at least one")
@@ -177,6 +190,22 @@ def _write_plan(
     return done, digest.hexdigest()
 
 
+def _as_utf8(row: Row) -> Row:
+    """With what Parquet can hold; a row whose path is not UTF-8 is a bad one."""
+    # Most are ASCII, of which there may be millions.
+    if all(text.isascii() for text in (row.path, row.error, *row.others.values()) if text):
+        return row
+    path, error = _escape(row.path), _escape(row.error)
+    if path != row.path and not error:
+        error = f"{path}: the name is not UTF-8; rename the recording"
+    others = {name: value and _escape(value) for name, value in row.others.items()}
+    return replace(row, path=path, error=error, others=others)
+
+
+def _escape(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode()
+
+
 def _columns(chunk: Sequence[Row], others: Sequence[str]) -> dict[str, list[Any]]:
     own = {name: [getattr(row, name) for row in chunk] for name in _OWN}
     return own | {name: [row.others.get(name) for row in chunk] for name in others}
@@ -186,6 +215,7 @@ class Rows:
     """The rows of each part, from the plan in the folder of a batch."""
 
     def __init__(self, out: Folder) -> None:
+        self._out = out
         try:
             self._file = pq.ParquetFile(out.open(PLAN))
         except FileNotFoundError:
@@ -193,12 +223,21 @@ class Rows:
                 f"{out.place}: a worker sees no {PLAN} there; give --out a folder that all "
                 "machines share, or one on an object store"
             ) from None
+        except (pa.ArrowException, OSError) as error:
+            raise self._broken(error) from None
 
     def part(self, part: int) -> list[Row]:
         """Its rows, in order."""
-        return list(self._read(part))
+        try:
+            return list(self._read(part))
+        except (pa.ArrowException, OSError) as error:
+            raise self._broken(error) from None
 
     def _read(self, part: int) -> Iterator[Row]:
         for values in self._file.read_row_group(part).to_pylist():
             own = {name: values.pop(name) for name in _OWN}
             yield Row(**own, others=values)
+
+    def _broken(self, error: Exception) -> ManifestError:
+        reason = " ".join(str(error).split())
+        return ManifestError(f"{self._out.place}: its {PLAN} is broken ({reason}); {_BROKEN}")

@@ -4,7 +4,6 @@ Ray starts workers again that are lost with their machine, and gives their parts
 """
 
 import logging
-import socket
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -15,8 +14,8 @@ from deepspectrumlite.batch.places import Folder
 from deepspectrumlite.batch.work import Done, Job, Worker
 from deepspectrumlite.errors import DeepSpectrumLiteError, MissingExtraError
 from deepspectrumlite.progress import Progress, silent
+from deepspectrumlite.ray_connection import connected, last_line, quietly
 
-_SECONDS_TO_CONNECT = 10
 _LOUD = ("enable_progress_bars", "enable_operator_progress_bars", "print_on_execution_start")
 
 
@@ -64,8 +63,7 @@ def run_ray(
         parts: their numbers
         part_rows: rows of the manifest in each
         processes: workers, of one core each; None: as many as the cluster has cores
-        address: of the cluster; None: that of RAY_ADDRESS, or that which
-            runs on this machine, or a new one
+        address: as of :func:`deepspectrumlite.ray_connection.connected`
         progress: told of every part
 
     Raises:
@@ -77,42 +75,12 @@ def run_ray(
         import ray.data
     except ModuleNotFoundError as error:
         raise MissingExtraError(str(error.name), "--engine ray", "ray") from None
-    ours = not ray.is_initialized()
-    try:
-        if ours:
-            _check_address(address)
-            ray.init(
-                address=address,
-                include_dashboard=_dashboard(address),
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
+    with quietly(), connected(address):
         logging.getLogger("ray.data").setLevel(logging.ERROR)
-        yield from _run(ray, job, files, out, parts, part_rows, processes, progress)
-    except (ray.exceptions.RayError, ConnectionError) as error:
-        raise DeepSpectrumLiteError(f"Ray: {_cause(error)}") from error
-    finally:
-        if ours:
-            ray.shutdown()
-
-
-def _check_address(address: str | None) -> None:
-    """Ray itself would try a wrong one for minutes; raises DeepSpectrumLiteError."""
-    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
-    if not host or not port.isdecimal():
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=_SECONDS_TO_CONNECT).close()
-    except OSError as error:
-        raise DeepSpectrumLiteError(
-            f"--address {address}: nothing answers there ({error}); give what `ray start --head` "
-            "printed, or leave it out on a machine of the cluster"
-        ) from None
-
-
-def _dashboard(address: str | None) -> bool | None:
-    """None for a new cluster of this machine; it may not be said of one that exists."""
-    return False if address is None else None
+        try:
+            yield from _run(ray, job, files, out, parts, part_rows, processes, progress)
+        except (ray.exceptions.RayError, ConnectionError) as error:
+            raise DeepSpectrumLiteError(f"Ray: {last_line(error)}") from error
 
 
 def _run(
@@ -142,9 +110,3 @@ def _run(
     for index, row in enumerate(made.iter_rows(), 1):
         yield Done(**row)
         progress("parts", index, len(parts))
-
-
-def _cause(error: BaseException) -> str:
-    """The last line of what went wrong in the worker, without its traceback."""
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

@@ -11,12 +11,12 @@ from typing import Any
 
 from deepspectrumlite.batch.exported import ExportedExtracting
 from deepspectrumlite.batch.local import n_cores, run_local
-from deepspectrumlite.batch.places import Folder
+from deepspectrumlite.batch.places import Folder, is_uri
 from deepspectrumlite.batch.plan import Asked, Batch, digest_files, make_plan, model_files
 from deepspectrumlite.batch.predicting import Predicting
 from deepspectrumlite.batch.ray_data import run_ray
 from deepspectrumlite.batch.work import Done, Job
-from deepspectrumlite.config import Recipe
+from deepspectrumlite.config import PART_ROWS, Recipe
 from deepspectrumlite.errors import ModelError
 from deepspectrumlite.progress import Progress, silent
 
@@ -35,7 +35,7 @@ class Summary:
     """What was done now, in how many seconds; the parts that were there before do not count.
 
     ``seconds`` is of audio, without what is bad; ``reading``, ``model`` and ``writing`` are sums
-    over the workers.
+    over the workers; ``replaced`` features were not finite, and are 0 now.
     """
 
     batch: Batch
@@ -47,6 +47,7 @@ class Summary:
     reading: float
     model: float
     writing: float
+    replaced: int = 0
 
     @property
     def hours_an_hour(self) -> float:
@@ -60,7 +61,7 @@ def predict_batch(
     out: str,
     *,
     segments: bool = False,
-    part_rows: int = 1000,
+    part_rows: int = PART_ROWS,
     engine: Engine | None = None,
     device: str = "auto",
     threads: int = 1,
@@ -81,15 +82,16 @@ def predict_batch(
 
     Raises:
         ModelError: no model there
-        ManifestError: no such manifest, none in it, or the folder holds another batch
+        ManifestError: no such manifest, none in it, or `out` is a file or holds another batch
         DeepSpectrumLiteError: the workers fail
     """
+    folder = _folder(out)
     job = Predicting(segments, device, threads)
     # Before any worker starts: a wrong model is one line.
     columns = job.open(model).schema.names
     files = model_files(model)
     asked = Asked("predict", str(model), digest_files(files), {"segments": segments}, columns)
-    return run_batch(job, asked, model, files, manifest, out, part_rows, engine, progress)
+    return run_batch(job, asked, model, files, manifest, folder, part_rows, engine, progress)
 
 
 def extract_batch(
@@ -100,7 +102,7 @@ def extract_batch(
     *,
     layer: str = "",
     model: Path | None = None,
-    part_rows: int = 1000,
+    part_rows: int = PART_ROWS,
     engine: Engine | None = None,
     device: str = "auto",
     progress: Progress = silent,
@@ -123,6 +125,7 @@ def extract_batch(
         ManifestError: as of :func:`predict_batch`
         DeepSpectrumLiteError: the errors of `features.extract`, and the workers fail
     """
+    folder = _folder(out)
     files = {} if model is None else model_files(model)
     job: Job
     if model is not None and model.is_file():
@@ -143,7 +146,7 @@ def extract_batch(
         settings["recipe"] = recipe.model_dump(mode="json")
     name = "recipe" if model is None else str(model)
     asked = Asked("extract", name, digest_files(files), settings, columns, keep_others=True)
-    return run_batch(job, asked, model, files, manifest, out, part_rows, engine, progress)
+    return run_batch(job, asked, model, files, manifest, folder, part_rows, engine, progress)
 
 
 def run_batch(
@@ -152,13 +155,13 @@ def run_batch(
     model: Path | None,
     files: Mapping[str, bytes],
     manifest: str,
-    out: str,
+    folder: Folder,
     part_rows: int,
     engine: Engine | None,
     progress: Progress = silent,
 ) -> Summary:
     """Plan, and do what is missing; errors of :func:`predict_batch`."""
-    folder, engine = Folder(_absolute(out)), engine or Engine()
+    engine = engine or Engine()
     batch, missing = make_plan(manifest, folder, asked, part_rows, progress)
     left = sum(min(part_rows, batch.rows - part * part_rows) for part in missing)
 
@@ -173,18 +176,21 @@ def run_batch(
     elif missing:
         n = engine.processes or n_cores()
         done = run_local(job, model, folder, missing, part_rows, processes=n, progress=tell)
-    found = list(done)
-    folder.clear_unfinished()
+    try:
+        found = list(done)
+    finally:
+        folder.clear_unfinished()
     sums = {
         name: sum(getattr(part, name) for part in found)
-        for name in ("rows", "bad", "seconds", "reading", "model", "writing")
+        for name in ("rows", "bad", "seconds", "reading", "model", "writing", "replaced")
     }
     took = time.perf_counter() - begun
     return Summary(batch, batch.parts - len(missing), wall_seconds=took, **sums)
 
 
-def _absolute(out: str) -> str:
-    """Workers may have another working folder."""
-    from deepspectrumlite.batch.places import is_uri
-
-    return out if is_uri(out) else str(Path(out).absolute())
+def _folder(out: str) -> Folder:
+    """The folder of the results; raises ManifestError where it cannot be one."""
+    # Workers may have another working folder.
+    folder = Folder(out if is_uri(out) else str(Path(out).absolute()))
+    folder.check()
+    return folder

@@ -24,13 +24,15 @@ Tell = Callable[[int], None]
 class Made:
     """The table of a part: ``bad`` rows of the manifest, ``seconds`` of audio in the others.
 
-    ``model_seconds`` is what the network took of the time.
+    ``model_seconds`` is what the network took of the time; ``replaced`` values were not finite, and
+    are 0 now.
     """
 
     table: pa.Table
     bad: int
     seconds: float
     model_seconds: float = 0.0
+    replaced: int = 0
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Done:
     reading: float
     model: float
     writing: float
+    replaced: int = 0
 
 
 class OpenJob(Protocol):
@@ -93,4 +96,5 @@ class Worker:
             written - begun - made.model_seconds,
             made.model_seconds,
             time.perf_counter() - written,
+            made.replaced,
         )

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from deepspectrumlite.config import DataSection
-from deepspectrumlite.datasets.layout import check_there, refuse, require
+from deepspectrumlite.datasets.layout import check_there, leave_out, refuse, require
 from deepspectrumlite.errors import ManifestError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ Families = dict[str, dict[str, list[str]]]
 def read(folder: Path, data: DataSection) -> pd.DataFrame:
     """Columns path, the targets, split, group, start and end (in seconds), others of the tables.
 
-    Rows without a target are left out.
+    Rows without a target are left out, and counted.
 
     Raises:
         ManifestError: no database, no table or several families with the target, or recordings
@@ -63,7 +63,7 @@ def read(folder: Path, data: DataSection) -> pd.DataFrame:
     chosen = _choose(database, folder, data, columns)
     parts = [_rows(database, name).assign(split=split) for split, name in chosen]
     table = pd.concat(parts, ignore_index=True)
-    table = table[table[columns].notna().all(axis=1)].reset_index(drop=True)
+    table = leave_out(table, table[columns].isna().any(axis=1), "no target")
     if (table["split"] == "").all():
         table = table.drop(columns="split")
     for target, column in zip(data.targets, columns, strict=True):

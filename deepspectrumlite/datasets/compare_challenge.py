@@ -2,9 +2,10 @@
 
 ``wav/`` holds all recordings, named after their split (``train_001.wav``, ``devel_...``,
 ``test_...``); ``lab/`` lists them with their labels, ``?`` where these are kept secret. From the
-baseline scripts that the organisers published (github.com/EIHW/ComParE2021) and public readers of
-the packages of 2017 and 2019; no package was at hand, so none of it is verified against one. No
-list says who speaks: that no speaker is in two splits is what the organisers say, not checked.
+baseline scripts that the organisers published (github.com/EIHW/ComParE2021), public code for the
+package of 2017 (github.com/vespero89/Snoring_Challenge, utils/dataset_manupulation.py) and memory
+of that of 2019; no package was at hand, so none of it is verified against one. No list says who
+speaks: that no speaker is in two splits is what the organisers say, not checked.
 """
 
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from deepspectrumlite.datasets.layout import refuse
+from deepspectrumlite.datasets.layout import compare_count, leave_out, refuse
 from deepspectrumlite.datasets.listed import find_listed
 from deepspectrumlite.errors import ManifestError
 
@@ -28,12 +29,14 @@ class Package:
     Attributes:
         name: of the folder that it unpacks to
         lists: below ``lab``, all needed; with a header, a column for the file and one for the label
+        n_files: recordings in all, with those whose label is kept secret, as the paper counts them
         answers: a list, where it is there, with labels of the test recordings; in ``lab`` or up to
             two folders above it
     """
 
     name: str
     lists: tuple[str, ...]
+    n_files: int
     answers: str = ""
 
 
@@ -56,7 +59,8 @@ def read_package(folder: Path, package: Package) -> pd.DataFrame:
             f"{root / 'lab'}: the recording {strange.iloc[0]} is in no split; needed: names that "
             "begin with train_, devel_ or test_; mend the list"
         )
-    table = table[table["label"] != HIDDEN].reset_index(drop=True)
+    table = compare_count(table, len(table), package.n_files)
+    table = leave_out(table, table["label"] == HIDDEN, "label kept secret")
     paths = find_listed(root / "wav", table["file"].tolist())
     return table.assign(path=paths, group="")[["path", "label", "split", "group"]]
 
@@ -133,12 +137,24 @@ def _is_root(folder: Path) -> bool:
 
 
 def _add_answers(table: pd.DataFrame, root: Path, package: Package) -> pd.DataFrame:
-    """Fill in hidden labels, where the list with the answers is there."""
+    """Fill in hidden labels, where the list with the answers is there.
+
+    Raises:
+        ManifestError: the list gives a recording two labels
+    """
     places = [root / "lab", root, *root.absolute().parents[:2]]
     # Without a name for it this is the place itself, which is no file.
     found = [place / package.answers for place in places if (place / package.answers).is_file()]
     if not found:
         return table
-    answers = _read_list(found[0]).drop_duplicates("file").set_index("file")["label"]
-    known = table["file"].map(answers).fillna(HIDDEN)
+    answers = _read_list(found[0]).drop_duplicates()
+    twice = answers[answers.duplicated("file", keep=False)]
+    if len(twice):
+        name = twice["file"].iloc[0]
+        labels = twice.loc[twice["file"] == name, "label"]
+        raise ManifestError(
+            f"{found[0]}: {name} is labelled {' and '.join(map(repr, labels))}; allowed: one label "
+            "for each recording; remove the wrong row"
+        )
+    known = table["file"].map(answers.set_index("file")["label"]).fillna(HIDDEN)
     return table.assign(label=table["label"].where(table["label"] != HIDDEN, known))

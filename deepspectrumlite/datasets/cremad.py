@@ -21,7 +21,13 @@ from pathlib import Path
 import pandas as pd
 
 from deepspectrumlite.config import DataSection
-from deepspectrumlite.datasets.layout import read_list, refuse, require
+from deepspectrumlite.datasets.layout import (
+    compare_count,
+    count_left_out,
+    read_list,
+    refuse,
+    require,
+)
 from deepspectrumlite.errors import ManifestError
 
 EMOTIONS = {
@@ -35,6 +41,8 @@ EMOTIONS = {
 NAME = re.compile(r"(?P<actor>1\d{3})_(?P<sentence>[A-Z]{3})_(?P<emotion>[A-Z]{3})_(?P<level>\w+)")
 SILENT = ("1076_MTI_SAD_XX",)
 DEMOGRAPHICS = ("Age", "Sex", "Race", "Ethnicity")
+# Of 7,442 all but the silent one.
+N_FILES = 7441
 POINTER = b"version https://git-lfs"
 
 
@@ -51,7 +59,8 @@ def read(folder: Path, data: DataSection) -> pd.DataFrame:
         refuse(folder, "CREMA-D", "no *.wav in AudioWAV", "AudioWAV/1001_DFA_ANG_XX.wav")
     _refuse_pointers(paths[0])
     rows = [_row(path, folder) for path in paths if path.stem not in SILENT]
-    table = pd.DataFrame(rows, dtype=object)
+    table = count_left_out(pd.DataFrame(rows, dtype=object), {"silent": len(paths) - len(rows)})
+    table = compare_count(table, len(table), N_FILES)
     told = folder / "VideoDemographics.csv"
     if not told.is_file():
         return table

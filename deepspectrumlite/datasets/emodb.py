@@ -18,7 +18,7 @@ from pathlib import Path
 import pandas as pd
 
 from deepspectrumlite.config import DataSection
-from deepspectrumlite.datasets.layout import refuse
+from deepspectrumlite.datasets.layout import compare_count, refuse
 
 # The letter stands for the German word: Wut, Langeweile, Ekel, Angst, Freude, Trauer, neutral.
 EMOTIONS = {
@@ -34,6 +34,7 @@ GENDERS = {
     **dict.fromkeys(("03", "10", "11", "12", "15"), "male"),
     **dict.fromkeys(("08", "09", "13", "14", "16"), "female"),
 }
+N_FILES = 535
 NAME = re.compile(r"(?P<speaker>\d\d)(?P<text>[ab]\d\d)(?P<emotion>[WLEAFTN])(?P<version>[a-z]?)")
 
 
@@ -51,7 +52,8 @@ def read(folder: Path, data: DataSection) -> pd.DataFrame:
     paths = sorted(p for p in inner.absolute().iterdir() if p.suffix.lower() == ".wav")
     if not paths:
         refuse(folder, "EmoDB", "no *.wav in it", "wav/03a01Fa.wav")
-    return pd.DataFrame([_row(path, folder) for path in paths], dtype=object)
+    table = pd.DataFrame([_row(path, folder) for path in paths], dtype=object)
+    return compare_count(table, len(table), N_FILES)
 
 
 def _row(path: Path, folder: Path) -> dict[str, str]:

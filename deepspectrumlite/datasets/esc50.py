@@ -17,9 +17,10 @@ from pathlib import Path
 import pandas as pd
 
 from deepspectrumlite.config import DataSection
-from deepspectrumlite.datasets.layout import check_there, read_list, require
+from deepspectrumlite.datasets.layout import check_there, compare_count, read_list, require
 
 COLUMNS = ("filename", "fold", "target", "category", "esc10", "src_file")
+N_FILES = 2000
 
 
 def read(folder: Path, data: DataSection) -> pd.DataFrame:
@@ -37,4 +38,5 @@ def read(folder: Path, data: DataSection) -> pd.DataFrame:
         group=listed["src_file"],
     )
     check_there(folder, "meta/esc50.csv", table["path"])
-    return table.drop(columns=["filename", "category", "src_file"])
+    table = table.drop(columns=["filename", "category", "src_file"])
+    return compare_count(table, len(table), N_FILES)

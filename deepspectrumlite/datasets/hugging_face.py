@@ -23,7 +23,7 @@ import pandas as pd
 
 from deepspectrumlite.audio import AUDIO_EXTENSIONS
 from deepspectrumlite.config import DataSection
-from deepspectrumlite.datasets.layout import refuse
+from deepspectrumlite.datasets.layout import count_left_out, refuse
 from deepspectrumlite.errors import ManifestError, MissingExtraError
 
 GROUPS = ("group", "speaker_id", "speaker", "client_id")
@@ -36,7 +36,7 @@ MAGIC = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg", b"FORM": ".aiff"}
 def read(folder: Path, data: DataSection) -> pd.DataFrame:
     """Columns path, those of the data set that are text, numbers or class labels, split, group.
 
-    Rows without a target are left out.
+    Rows without a target are left out, and counted.
 
     Raises:
         ManifestError: no data set, no column of audio, another split, or a recording is missing
@@ -52,10 +52,13 @@ def read(folder: Path, data: DataSection) -> pd.DataFrame:
             f"{', '.join(SPLITS)}, or a single one of any name",
         )
     rows: list[dict[str, Any]] = []
+    left_out = 0
     for name, dataset in parts.items():
         split = {"split": SPLITS[name]} if len(parts) > 1 else {}
-        rows += [row | split for row in _rows(dataset, name, folder, data)]
-    table = pd.DataFrame(rows, dtype=object)
+        found = list(_rows(dataset, name, folder, data))
+        rows += [row | split for row in found if row is not None]
+        left_out += found.count(None)
+    table = count_left_out(pd.DataFrame(rows, dtype=object), {"no target": left_out})
     given = [name for name in GROUPS if name in table]
     return table.assign(group=table[given[0]]) if given else table
 
@@ -90,7 +93,10 @@ def _stream(path: str) -> Any:
         return load_dataset(path, streaming=True, cache_dir=cache)
 
 
-def _rows(dataset: Any, name: str, folder: Path, data: DataSection) -> Iterator[dict[str, Any]]:
+def _rows(
+    dataset: Any, name: str, folder: Path, data: DataSection
+) -> Iterator[dict[str, Any] | None]:
+    """The cells of each row; None for one without a target."""
     from datasets import Audio
 
     features = dataset.features or {}
@@ -111,7 +117,9 @@ def _rows(dataset: Any, name: str, folder: Path, data: DataSection) -> Iterator[
     # As bytes, so that decoding is ours, and needs no torchcodec.
     for i, row in enumerate(dataset.cast_column(chosen, Audio(decode=False))):
         values = {column: reader(row[column]) for column, reader in readers.items()}
-        if all(values.get(target, "") is not None for target in data.targets):
+        if any(values.get(target, "") is None for target in data.targets):
+            yield None
+        else:
             yield {"path": _path(row[chosen], f"{name}-{i:06d}", folder), **values}
 
 

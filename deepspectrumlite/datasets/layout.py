@@ -1,12 +1,15 @@
-"""What readers of corpora check alike: is it that corpus, and is all of it there?"""
+"""What readers of corpora check alike: is it that corpus, is all of it there, what is left out?"""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 import pandas as pd
 
 from deepspectrumlite.errors import ManifestError
+
+# What a reader notes in a table's attrs, for corpus_notes to tell.
+LEFT_OUT, COUNT = "left_out", "count"
 
 
 def require(folder: Path, corpus: str, *names: str) -> None:
@@ -57,3 +60,41 @@ def read_list(path: Path, corpus: str, columns: Sequence[str]) -> pd.DataFrame:
             f"the columns {', '.join(columns)}",
         )
     return table.fillna("")
+
+
+def leave_out(table: pd.DataFrame, rows: "pd.Series[bool]", reason: str) -> pd.DataFrame:
+    """The table without some rows, which are counted in ``attrs["left_out"]``; index 0 to n - 1."""
+    return count_left_out(table[~rows].reset_index(drop=True), {reason: int(rows.sum())})
+
+
+def count_left_out(table: pd.DataFrame, counts: Mapping[str, int]) -> pd.DataFrame:
+    """The same table; how many recordings it lacks, by reason, is kept in ``attrs["left_out"]``."""
+    there = {reason: n for reason, n in counts.items() if n}
+    table.attrs[LEFT_OUT] = table.attrs.get(LEFT_OUT, {}) | there
+    return table
+
+
+def compare_count(table: pd.DataFrame, found: int, described: int) -> pd.DataFrame:
+    """The same table; that a corpus holds fewer or more than is described, is kept in its attrs.
+
+    No reason to refuse it: releases differ, and some may have wanted a part only.
+    """
+    if found != described:
+        table.attrs[COUNT] = [found, described]
+    return table
+
+
+def corpus_notes(table: pd.DataFrame) -> list[str]:
+    """What a user should know of what a reader made of a corpus, a line each; often nothing."""
+    notes = []
+    counts = table.attrs.get(LEFT_OUT, {})
+    if counts:
+        listed = ", ".join(f"{n} ({reason})" for reason, n in counts.items())
+        notes.append(f"Recordings of the corpus left out: {listed}")
+    if COUNT in table.attrs:
+        found, described = table.attrs[COUNT]
+        notes.append(
+            f"The corpus is described as of {described} recordings, and {found} were found; "
+            "compare, as some may be missing"
+        )
+    return notes

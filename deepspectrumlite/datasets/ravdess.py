@@ -17,7 +17,7 @@ import pandas as pd
 
 from deepspectrumlite.audio import find_audio
 from deepspectrumlite.config import DataSection
-from deepspectrumlite.datasets.layout import refuse
+from deepspectrumlite.datasets.layout import compare_count, count_left_out, refuse
 from deepspectrumlite.errors import ManifestError
 
 EMOTIONS = {
@@ -28,17 +28,21 @@ EMOTIONS = {
     "05": "angry",
     "06": "fearful",
 }
+N_FILES = 1012
 DEVEL, TEST = (16, 17, 19, 20), (21, 22, 23, 24)
 _SONG = re.compile(r"03-02-(\d\d)-(\d\d)-(\d\d)-(\d\d)-(\d\d)")
 
 
 def read(folder: Path, data: DataSection) -> pd.DataFrame:
     """The songs in the folder and below, with ``gender`` (f, m), ``intensity`` and ``sentence``."""
-    songs = [(path, match) for path in find_audio(folder) if (match := _SONG.fullmatch(path.stem))]
+    paths = find_audio(folder)
+    songs = [(path, match) for path in paths if (match := _SONG.fullmatch(path.stem))]
     if not songs:
         allowed = "what Audio_Song_Actors_01-24.zip holds, Actor_01/03-02-01-01-01-01-01.wav, ..."
         refuse(folder, "RAVDESS", "no song in it", allowed)
-    return pd.DataFrame([_row(path, match) for path, match in songs])
+    table = pd.DataFrame([_row(path, match) for path, match in songs])
+    table = count_left_out(table, {"no song": len(paths) - len(songs)})
+    return compare_count(table, len(table), N_FILES)
 
 
 def _row(path: Path, match: re.Match[str]) -> dict[str, str]:

@@ -3,7 +3,9 @@
 Each reader is a module of this package with a function ``read(folder, data)``. It returns a table
 with the columns ``path`` (absolute, text), those of ``data.targets``, and where the corpus has them
 ``split``, ``group``, ``start``, ``end`` (in seconds) and any others; and raises
-:class:`ManifestError` where the folder is not laid out as the corpus is.
+:class:`ManifestError` where the folder is not laid out as the corpus is. What it left out, and
+whether that is as many recordings as are described, stands in the table's attrs;
+:func:`deepspectrumlite.datasets.layout.corpus_notes` tells it.
 """
 
 from importlib import import_module
@@ -108,7 +110,10 @@ def write_corpus(folder: Path, data: DataSection, out: Path) -> pd.DataFrame:
     if out.suffix.lower() == ".csv":
         write_manifest(table, out)
     else:
-        table.convert_dtypes().to_parquet(out, index=False)
+        plain = table.convert_dtypes()
+        # Parquet keeps them, but a list that was mended lacks other recordings.
+        plain.attrs = {}
+        plain.to_parquet(out, index=False)
     return table
 
 

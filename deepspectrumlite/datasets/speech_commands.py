@@ -20,8 +20,9 @@ from pathlib import Path
 import pandas as pd
 
 from deepspectrumlite.config import DataSection
-from deepspectrumlite.datasets.layout import check_there, refuse, require
+from deepspectrumlite.datasets.layout import check_there, compare_count, refuse, require
 
+N_FILES = 105_829
 COMMANDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
 NOISE = "_background_noise_"
 LISTS = {"validation_list.txt": "devel", "testing_list.txt": "test"}
@@ -59,9 +60,9 @@ def read(folder: Path, data: DataSection) -> pd.DataFrame:
         dtype=object,
     )
     table["command"] = table["label"].where(table["label"].isin(COMMANDS), "unknown")
-    if "command" not in data.targets:
-        return table
-    return pd.concat([table, _silence(root)], ignore_index=True)
+    if "command" in data.targets:
+        table = pd.concat([table, _silence(root)], ignore_index=True)
+    return compare_count(table, len(words), N_FILES)
 
 
 def _silence(root: Path) -> pd.DataFrame:

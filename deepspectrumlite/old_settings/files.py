@@ -13,6 +13,7 @@ from typing import Any
 from deepspectrumlite.config import Recipe, parse_recipe, recipe_toml
 from deepspectrumlite.errors import ManifestError, RecipeError
 from deepspectrumlite.old_settings.keys import KNOWN, MUST, translate
+from deepspectrumlite.old_settings.value_types import check_values
 from deepspectrumlite.sweeps.plan import parse_plan
 
 SPLITS = ("train", "devel", "test")
@@ -52,7 +53,7 @@ def read_old_settings(settings: Path, classes: Path, labels: Path, audio: Path) 
     given = _read_settings(settings)
     try:
         base, lists, notes = translate(given)
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise RecipeError(f"{settings}: {error}") from None
     values = _sections(base)
     recipe = parse_recipe(values, str(settings))
@@ -125,6 +126,10 @@ def _read_settings(path: Path) -> dict[str, list[Any]]:
             raise RecipeError(
                 f"{path}: {key} is {json.dumps(values)}; allowed: a list with at least one value"
             )
+        try:
+            check_values(key, values)
+        except ValueError as error:
+            raise RecipeError(f"{path}: {error}") from None
     return given
 
 

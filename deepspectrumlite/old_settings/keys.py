@@ -113,7 +113,8 @@ def translate(given: Mapping[str, list[Any]]) -> tuple[Values, dict[str, list[An
         means something else here, in words
 
     Raises:
-        ValueError: a value has nothing like it here; it is named
+        ValueError: a value has nothing like it here; it is named. Values are of the types in
+            :mod:`deepspectrumlite.old_settings.value_types`
     """
     base, dimensions, notes = dict(_ALWAYS), [], list[str]()
     for keys, function in _GROUPS:
@@ -134,6 +135,13 @@ def translate(given: Mapping[str, list[Any]]) -> tuple[Values, dict[str, list[An
             several = [values[0] for values in several] if single else several
             dimensions.append((first, ", ".join(changing), several))
     lists = {names: values for _, names, values in sorted(dimensions)}
+    if any("data.segment_seconds" in names.split(", ") for names in lists):
+        notes.append(
+            "chunk_size has several values: the longer a segment, the more recordings are shorter "
+            "and left out, also of devel, so that scores of different lengths may not be of the "
+            "same recordings: see devel_files in the sweep's table. To have all, set data.tail = "
+            '"keep" in the recipe.'
+        )
     return base, lists, list(dict.fromkeys(notes))
 
 

@@ -8,7 +8,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from deepspectrumlite.benchmark import time_in_turn
+from deepspectrumlite.benchmark import describe_machine, time_in_turn
 from deepspectrumlite.config import Recipe, SweepBudget
 from deepspectrumlite.convert import convert
 from deepspectrumlite.errors import DeepSpectrumLiteError, MissingExtraError, TrainingError
@@ -41,12 +41,14 @@ _CALIBRATION = 4
 class Cost:
     """Of one exported file: median latency of a segment on one thread, and size in 10**6 bytes.
 
-    ``failure`` says why there is none.
+    ``failure`` says why there is none, ``machine`` where and with what it was measured, as of
+    :func:`deepspectrumlite.benchmark.describe_machine`.
     """
 
     latency_ms: float | None
     size_mb: float | None
     failure: str | None = None
+    machine: dict[str, Any] = field(default_factory=dict)
 
     @property
     def columns(self) -> dict[str, Any]:
@@ -112,8 +114,39 @@ def measure(
     for done in range(0, len(unknown), _TOGETHER):
         part = dict(list(unknown.items())[done : done + _TOGETHER])
         _measure(experiment, part, repeats, partial(_tell, progress, done, len(unknown)))
-    known = {key: Cost(**json.loads(_path(experiment, key).read_text())) for key in distinct}
+    known = {key: _read(_path(experiment, key)) for key in distinct}
     return [known[key] for key in keys]
+
+
+def machines(experiment: Experiment) -> list[str]:
+    """Where latencies of a sweep were measured, and with which version of this package."""
+    costs = [_read(path) for path in sorted((experiment.out / MEASURED).glob("*.json"))]
+    return sorted({_told(cost.machine) for cost in costs if cost.latency_ms is not None})
+
+
+def _told(machine: Mapping[str, Any]) -> str:
+    if not machine:
+        return "a machine that was not noted"
+    return f"{machine['cpu']} (deepspectrumlite {machine['versions']['deepspectrumlite']})"
+
+
+def forget_costs(experiment: Experiment, recipes: Iterable[Recipe]) -> None:
+    """Remove what was measured of networks that cost too much, or could not be exported."""
+    for recipe in recipes:
+        path = _path(experiment, _key(_fixed(recipe, experiment.budget), experiment.budget))
+        if path.is_file():
+            cost = _read(path)
+            if cost.failure or cost.over(experiment.budget):
+                path.unlink()
+
+
+def _read(path: Path) -> Cost:
+    try:
+        cost = Cost(**json.loads(path.read_text(encoding="utf-8")))
+        _ = _told(cost.machine)
+    except (ValueError, TypeError, KeyError) as error:
+        raise TrainingError(f"{path}: broken ({error}); remove it to measure anew") from None
+    return cost
 
 
 def _tell(progress: Progress, before: int, total: int, what: str, done: int) -> None:
@@ -162,9 +195,10 @@ def _measure(
                 costs[key] = Cost(None, None, f"cannot be exported: {error}")
         times = time_in_turn(works, repeats, None, lambda done, total: None)
         told("timing untrained networks", len(recipes))
+    machine = describe_machine()
     for key, cost in costs.items():
         if key in times:
-            cost = Cost(1000 * float(np.median(times[key])), cost.size_mb)
+            cost = Cost(1000 * float(np.median(times[key])), cost.size_mb, machine=machine)
         _path(experiment, key).parent.mkdir(exist_ok=True)
         write_json(_path(experiment, key), asdict(cost))
 

@@ -1,13 +1,15 @@
 """What every engine does with a trial: which point it is, whether it is worth it, and training."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
-from deepspectrumlite.errors import RecipeError
+from deepspectrumlite.config import Recipe
+from deepspectrumlite.errors import RecipeError, TrainingError
 from deepspectrumlite.model import write_json
 from deepspectrumlite.progress import Progress, silent
-from deepspectrumlite.sweeps.budget import cost_of, measure
+from deepspectrumlite.sweeps.budget import cost_of, forget_costs, measure
 from deepspectrumlite.sweeps.experiment import Experiment
 from deepspectrumlite.sweeps.guided import suggest
 from deepspectrumlite.sweeps.plan import Point, points, recipe_of
@@ -16,6 +18,7 @@ from deepspectrumlite.sweeps.trials import (
     OVER_BUDGET,
     Row,
     describe_trial,
+    forget_trials,
     read_trial,
     read_trials,
     run_trial,
@@ -35,8 +38,7 @@ class Agenda:
         self.path: Path | None = None
         if plan.sweep.search == "guided":
             self.path = experiment.out / POINTS
-            text = self.path.read_text(encoding="utf-8") if self.path.is_file() else "[]"
-            self.points: list[Point] = json.loads(text)
+            self.points: list[Point] = _read_points(self.path)
         else:
             self.points = points(plan)
 
@@ -52,6 +54,42 @@ class Agenda:
             # Before it trains: a search that goes on has to know what it asked for.
             write_json(self.path, self.points)
         return self.points[number]
+
+
+def _read_points(path: Path) -> list[Point]:
+    if not path.is_file():
+        return []
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        found = None
+    if not isinstance(found, list) or not all(isinstance(point, dict) for point in found):
+        raise TrainingError(
+            f"{path}: broken, no list of points; remove {path.parent} to start the sweep anew"
+        )
+    return found
+
+
+def forget_failed(experiment: Experiment) -> int:
+    """Forget trials that failed or cost too much, which are then measured and trained anew.
+
+    A machine that was busy when it measured may have made a network look too slow.
+
+    Returns:
+        how many
+    """
+    rows = [row for row in read_trials(experiment.out) if row["status"] in (FAILED, OVER_BUDGET)]
+    if experiment.budget.wanted:
+        forget_costs(experiment, _recipes(experiment, rows))
+    forget_trials(experiment.out, rows)
+    return len(rows)
+
+
+def _recipes(experiment: Experiment, rows: Iterable[Row]) -> Iterator[Recipe]:
+    """Of trials, without those that are impossible."""
+    for row in rows:
+        with suppress(RecipeError):
+            yield recipe_of(experiment.plan, row["settings"])
 
 
 def measure_all(experiment: Experiment, progress: Progress = silent) -> None:

@@ -44,12 +44,14 @@ class Listener:
         on_start: a trial begins or goes on: its number and settings
         on_epoch: an epoch has ended: the number of its trial, and the record
         on_row: a trial is done: its row, and whether it was done before
+        on_warning: something to beware of, in a sentence
     """
 
     progress: Progress = silent
     on_start: OnStart = lambda number, point: None
     on_epoch: OnEpoch = lambda number, record: None
     on_row: OnRow = lambda row, before: None
+    on_warning: Callable[[str], None] = lambda line: None
 
 
 def run_local(

@@ -23,10 +23,11 @@ Choice: TypeAlias = tuple[Any, ...]
 
 # Of a guided search, whose points are not known beforehand.
 _MOST_CORNERS = 1_000
+# For each point that is known: so that the last one of a thousand is found too.
+_DRAWS = 50
 # Trials are compared by one metric on the same devel recordings.
-_THE_SAME = {
-    f"data.{key}" for key in ("corpus", "target", "separator", "order", "devel_share", "test_share")
-} | {"model.output", "train.monitor"}
+_DATA = ("corpus", "target", "separator", "order", "devel_share", "test_share", "tail")
+_THE_SAME = {f"data.{key}" for key in _DATA} | {"model.output", "train.monitor"}
 _OF_THE_LOSS = {
     f"train.{key}" for key in ("loss", "label_smoothing", "focal_gamma", "huber_delta", "balance")
 }
@@ -176,12 +177,20 @@ def points(plan: SweepPlan) -> list[Point]:
 
 
 def draw_new(plan: SweepPlan, before: Collection[Point], rng: np.random.Generator) -> Point:
-    """A random point that is none of those before."""
+    """A random point that is none of those before.
+
+    Raises:
+        RecipeError: none is found, as in a range that is narrower than numbers are apart
+    """
     seen = {json.dumps(point) for point in before}
-    while True:
+    for _ in range(_DRAWS * (len(seen) + _DRAWS)):
         point = {key: x for each in plan.dimensions for key, x in each.draw(rng).items()}
         if json.dumps(point) not in seen:
             return point
+    raise RecipeError(
+        f"{plan.source}: sweep.trials is {plan.count}, but there seem to be only {len(seen)} "
+        "combinations; allowed: fewer trials, or wider ranges"
+    )
 
 
 def recipe_of(plan: SweepPlan, point: Mapping[str, Any]) -> Recipe:
@@ -213,9 +222,23 @@ def _short(value: Any) -> str:
 def _dimensions(sweep: Sweep, source: str) -> Iterator[Dimension]:
     for name, values in sweep.lists.items():
         keys = _keys(name)
-        yield Dimension(keys, tuple(_choice(keys, value, source) for value in values))
+        choices = tuple(_choice(keys, value, source) for value in values)
+        _check_once(name, values, choices, source)
+        yield Dimension(keys, choices)
     for name, numbers in sweep.ranges.items():
         yield Dimension(_keys(name), range=numbers)
+
+
+def _check_once(
+    name: str, values: Collection[Any], choices: tuple[Choice, ...], source: str
+) -> None:
+    """Refuse a value that stands in a list twice: it would be trained twice."""
+    for i, (value, choice) in enumerate(zip(values, choices, strict=True)):
+        if choice in choices[:i]:
+            raise RecipeError(
+                f"{source}: sweep.lists: {name} has {json.dumps(value)} twice; allowed: each "
+                "value once"
+            )
 
 
 def _keys(name: str) -> tuple[str, ...]:

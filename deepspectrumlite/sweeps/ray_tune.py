@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import socket
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,14 +18,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deepspectrumlite.config import parse_recipe
+from deepspectrumlite.config import RayOptions, parse_recipe
 from deepspectrumlite.errors import Interrupted, MissingExtraError, TrainingError
 from deepspectrumlite.sweeps.engine import measure_all
 from deepspectrumlite.sweeps.experiment import ASKED, Experiment
 from deepspectrumlite.sweeps.local import Listener
 from deepspectrumlite.sweeps.ray_cluster import (
     RAY,
-    RayOptions,
     check_nodes,
     connected,
     fitting_nodes,
@@ -74,6 +74,12 @@ def run_ray(
         measure_all(experiment, listener.progress)
         with quietly(), connected(options.address):
             check_nodes(experiment, options)
+            if not _has_locks(experiment.out / RAY):
+                # Once, here: nobody reads what workers say.
+                listener.on_warning(
+                    f"{experiment.out}: its file system has no locks, so nothing keeps two sweeps "
+                    "in this folder from training the same trial at once; start only one"
+                )
             _tune(experiment, options, listener)
     except KeyboardInterrupt:
         raise Interrupted(
@@ -174,6 +180,18 @@ def train_trial(config: dict[str, Any], experiment: Experiment) -> None:
         )
 
 
+def _has_locks(folder: Path) -> bool:
+    """Whether the file system of a folder can lock files."""
+    import fcntl
+
+    with tempfile.TemporaryFile(dir=folder) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # nobody else has this file, so it is not a lock of others
+            return False
+    return True
+
+
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
     """Note where a trial runs, and wait for a worker that has it still.
@@ -194,7 +212,7 @@ def _alone(path: Path) -> Iterator[None]:
                 if time.monotonic() > until:
                     raise TrainingError(f"{path.stem}: another worker trains it still") from None
                 time.sleep(0.5)
-            except OSError:  # a file system without locks
+            except OSError:  # a file system without locks, of which the sweep has warned
                 break
         context = ray.get_runtime_context()
         place = {"node": context.get_node_id(), "host": socket.gethostname(), "pid": os.getpid()}

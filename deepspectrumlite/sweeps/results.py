@@ -1,4 +1,4 @@
-"""What a sweep gave: one table of all trials, pictures, and the recipe of the winner."""
+"""What a sweep gave: one table of all trials, pictures, and what to beware of."""
 
 import json
 import os
@@ -8,26 +8,19 @@ from typing import Any
 
 import pandas as pd
 
-from deepspectrumlite.benchmark import describe_machine
 from deepspectrumlite.checkpoint import write_atomically
-from deepspectrumlite.config import SweepBudget, recipe_toml
 from deepspectrumlite.errors import TrainingError
-from deepspectrumlite.manifest import load_manifest
-from deepspectrumlite.progress import Progress, silent
-from deepspectrumlite.runs import evaluate_run
-from deepspectrumlite.sweeps.budget import pareto_front, within
+from deepspectrumlite.sweeps.budget import machines, pareto_front
 from deepspectrumlite.sweeps.experiment import Experiment
 from deepspectrumlite.sweeps.pictures import plot_pareto, plot_sweep
-from deepspectrumlite.sweeps.plan import describe, recipe_of
-from deepspectrumlite.sweeps.trials import (
-    FINISHED,
-    OVER_BUDGET,
-    Row,
-    best_of,
-    goodness,
-    read_trials,
-    trial_folder,
+from deepspectrumlite.sweeps.plan import describe
+from deepspectrumlite.sweeps.trials import FINISHED, OVER_BUDGET, Row, goodness, read_trials
+
+_NUMBERS = (
+    *("devel", "devel_files", "epoch", "epochs"),
+    *("seconds", "model_mb", "latency_ms", "size_mb"),
 )
+_COUNTS = ("devel_files", "epoch", "epochs")
 
 
 def write_results(experiment: Experiment) -> tuple[list[Row], list[Path]]:
@@ -68,11 +61,14 @@ def results_table(rows: Sequence[Row]) -> pd.DataFrame:
     columns["status"] = [row["status"] for row in rows]
     columns |= {key: _column([row["settings"].get(key) for row in rows]) for key in settings}
     columns["metric"] = [row["metric"] for row in rows]
-    for key in ("devel", "epoch", "epochs", "seconds", "model_mb", "latency_ms", "size_mb"):
-        values = pd.Series([row[key] for row in rows], dtype="object")
-        columns[key] = values.astype("Int64" if key.startswith("epoch") else "Float64")
+    columns |= {key: _numbers(rows, key) for key in _NUMBERS}
     columns["reason"] = [row["reason"] for row in rows]
     return pd.DataFrame(columns)
+
+
+def _numbers(rows: Sequence[Row], key: str) -> Any:
+    values = pd.Series([row[key] for row in rows], dtype="object")
+    return values.astype("Int64" if key in _COUNTS else "Float64")
 
 
 def _column(values: list[Any]) -> list[Any]:
@@ -103,7 +99,7 @@ def ranked(rows: Sequence[Row]) -> list[Row]:
 def pareto_markdown(front: Sequence[Row], rows: Sequence[Row], experiment: Experiment) -> str:
     """The front as a table, and what was measured where."""
     keys = list(front[0]["settings"])
-    metric, budget = experiment.plan.metric, experiment.budget
+    metric = experiment.plan.metric
     lines = [["trial", *keys, f"devel {metric}", "latency (ms)", "size (MB)"]]
     lines.append(["---"] * len(lines[0]))
     for row in front:
@@ -112,10 +108,11 @@ def pareto_markdown(front: Sequence[Row], rows: Sequence[Row], experiment: Exper
         lines.append([str(row["number"]), *settings, *measured])
     cells = [[cell.replace("|", "\\|") for cell in line] for line in lines]
     table = "\n".join(f"| {' | '.join(line)} |" for line in cells)
-    return f"{table}\n\n{_caption(rows, budget)}\n"
+    return "\n\n".join([table, _caption(rows, experiment), *warnings(rows, experiment)]) + "\n"
 
 
-def _caption(rows: Sequence[Row], budget: SweepBudget) -> str:
+def _caption(rows: Sequence[Row], experiment: Experiment) -> str:
+    budget = experiment.budget
     counts = {
         status: sum(row["status"] == status for row in rows) for status in (FINISHED, OVER_BUDGET)
     }
@@ -128,51 +125,27 @@ def _caption(rows: Sequence[Row], budget: SweepBudget) -> str:
     return (
         f"Trials that no other one beats in both, of {counts[FINISHED]} that were trained{asked}. "
         f"Latency: median for one segment, the exported {budget.precision} file on one thread of "
-        f"{describe_machine()['cpu']}."
+        f"{' or of '.join(machines(experiment))}."
     )
 
 
-def choose_best(experiment: Experiment, budget: SweepBudget | None = None) -> Row:
-    """The finished trial that is best on devel among those that keep a budget.
+def warnings(rows: Sequence[Row], experiment: Experiment) -> list[str]:
+    """Why trials of a sweep may not be compared, a sentence each; none where they may.
 
-    Raises:
-        TrainingError: there is none
+    Args:
+        rows: of the trials that are done
+        experiment: the sweep, whose folder tells where latency was measured
     """
-    budget = budget or experiment.budget
-    rows = read_trials(experiment.out)
-    best = best_of([row for row in rows if within(row, budget)])
-    if best is None:
-        finished = sum(row["status"] == FINISHED for row in rows)
-        raise TrainingError(
-            f"{experiment.out}: {len(rows)} trials are done, {finished} of them well, and none of "
-            "these is known to keep the budget; allow more, or try further settings"
+    found = []
+    files = {row["devel_files"] for row in rows} - {None}
+    if len(files) > 1:
+        found.append(
+            f"Devel is not the same for all trials: {min(files)} to {max(files)} recordings. With "
+            'data.tail = "drop", those shorter than a segment have none; use "keep".'
         )
-    return best
-
-
-def write_best(experiment: Experiment, best: Row, path: Path) -> None:
-    """Write the recipe of the winner, for ``deepspectrumlite train``.
-
-    Raises:
-        OSError: that cannot be written
-    """
-    recipe = recipe_of(experiment.plan, best["settings"])
-    told = f"# Trial {best['number']} of a sweep: {describe(best['settings'])}\n\n"
-    text = told + recipe_toml(recipe)
-    write_atomically(path, lambda file: file.write(text.encode()))
-
-
-def score_best(
-    experiment: Experiment, best: Row, progress: Progress = silent
-) -> dict[str, Any] | None:
-    """Score the winner, and only the winner, on test; None where the manifest has no test.
-
-    Returns:
-        the report as of :func:`deepspectrumlite.runs.evaluate_run`
-    """
-    splits = load_manifest(experiment.manifest, need_labels=False)["split"]
-    if not (splits == "test").any():
-        return None
-    folder = trial_folder(experiment.out, best["number"])
-    options = experiment.options
-    return evaluate_run(folder, experiment.manifest, "test", options, progress=progress)[0]
+    places = machines(experiment)
+    if len(places) > 1:
+        found.append(
+            f"Latency was not measured in the same place for all trials: {'; '.join(places)}."
+        )
+    return found

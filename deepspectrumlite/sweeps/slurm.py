@@ -21,8 +21,9 @@ from deepspectrumlite.train import Record
 
 VARIABLE = "SLURM_ARRAY_TASK_ID"
 SCRIPT, LOGS = "sweep.sbatch", "logs"
-# What the script says itself.
-_OURS = ("--array", "--output", "--chdir", "-a", "-o", "-D")
+# What the script says itself; sbatch takes "--arr" for "--array", and "-Ha0-9" for "-H -a 0-9".
+_OURS = ("--array", "--output", "--chdir")
+_OURS_SHORT = re.compile(r"-[HIOQVWhksv]*[aoD]")
 
 
 def check_for_slurm(plan: SweepPlan) -> None:
@@ -90,15 +91,32 @@ def write_script(
 
 def _check(sbatch: Sequence[str]) -> None:
     for option in sbatch:
-        name = option.partition("=")[0].split()[0] if option.strip() else ""
+        words = _words(option)
+        name = words[0].partition("=")[0] if words else ""
         if not re.fullmatch(r"-[A-Za-z]\S*|--[a-z][a-z-]*", name) or "\n" in option:
             raise TrainingError(
                 f'--sbatch {option!r}; allowed: an option of sbatch, like "--time=2:00:00"'
             )
-        if name in _OURS:
+        # All words: a line of the script may hold several options.
+        if any(_is_ours(word) for word in words):
             raise TrainingError(
-                f"--sbatch {option!r}, which the script sets itself; allowed: other options"
+                f"--sbatch {option!r}, which the script sets itself; allowed: other options than "
+                f"{', '.join(_OURS)}"
             )
+
+
+def _words(option: str) -> list[str]:
+    """None where a quote is not closed."""
+    try:
+        return shlex.split(option)
+    except ValueError:
+        return []
+
+
+def _is_ours(word: str) -> bool:
+    if word.startswith("--"):
+        return any(ours.startswith(word.partition("=")[0]) for ours in _OURS)
+    return _OURS_SHORT.match(word) is not None
 
 
 def array_index(environment: Mapping[str, str]) -> int | None:

@@ -6,13 +6,17 @@ is done is not done again.
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from deepspectrumlite.config import Recipe, parse_recipe
+import numpy as np
+import pandas as pd
+
+from deepspectrumlite.audio import segment_starts
+from deepspectrumlite.config import DataSection, Recipe, parse_recipe
 from deepspectrumlite.errors import MissingExtraError, TrainingError
 from deepspectrumlite.model import write_json
 from deepspectrumlite.optim import LOWER_IS_BETTER
@@ -26,6 +30,10 @@ Row: TypeAlias = dict[str, Any]
 
 TRIALS, ROW = "trials", "trial.json"
 FINISHED, FAILED, OVER_BUDGET, STOPPED = "finished", "failed", "over budget", "stopped early"
+_KEYS = {
+    *("number", "settings", "status", "reason", "metric", "devel", "epoch", "epochs", "seconds"),
+    *("model_mb", "latency_ms", "size_mb"),
+}
 
 
 def trial_folder(sweep: Path, number: int) -> Path:
@@ -63,8 +71,9 @@ def run_trial(
     Returns:
         the row, which is also in ``trial.json``: ``number``, ``settings``, ``status`` ("finished",
         "failed"), ``reason``, ``metric`` and ``devel`` (its name, and its value at the ``epoch``
-        that was kept), ``epochs``, ``seconds`` of training, ``model_mb`` of the run's weights,
-        ``latency_ms`` and ``size_mb`` of the exported file where that was measured
+        that was kept), ``epochs``, ``seconds`` of training, ``devel_files`` (recordings of devel
+        that have a segment), ``model_mb`` of the run's weights, ``latency_ms`` and ``size_mb`` of
+        the exported file where that was measured
 
     Raises:
         Interrupted: Ctrl-C; the same call goes on
@@ -113,10 +122,12 @@ def describe_trial(
     """The row of a trial, from what its run folder holds by now."""
     row = {"number": number, "settings": point, "status": status, "reason": reason}
     found: Row = {"metric": None, "devel": None, "epoch": None, "epochs": 0, "seconds": 0.0}
+    found["devel_files"] = None
     plan, history = folder / "run.json", read_history(folder)
     if plan.is_file() and history:
         described = json.loads(plan.read_text(encoding="utf-8"))["recipe"]
-        found = _kept(history, parse_recipe(described, str(plan)))
+        recipe = parse_recipe(described, str(plan))
+        found = _kept(history, recipe) | {"devel_files": _devel_files(folder, recipe.data)}
     weights = folder / "model" / "model.safetensors"
     size = weights.stat().st_size / 1e6 if weights.is_file() else None
     known: Row = {"model_mb": size, "latency_ms": None, "size_mb": None}
@@ -148,6 +159,18 @@ def _kept(history: list[Record], recipe: Recipe) -> Row:
     }
 
 
+def _devel_files(folder: Path, data: DataSection) -> int:
+    """Recordings of devel that have a segment: with ``tail = "drop"``, those too short have none.
+
+    Trials with segments of other lengths may so be judged on other recordings.
+    """
+    table = pd.read_csv(folder / "manifest.csv", usecols=["split", "duration"])
+    seconds = table.loc[table["split"] == "devel", "duration"].to_numpy(np.float64)
+    lengths, counts = np.unique(np.rint(seconds * data.sample_rate), return_counts=True)
+    has_some = [bool(segment_starts(int(length), data)) for length in lengths]
+    return int(counts[has_some].sum())
+
+
 def write_trial(folder: Path, row: Row) -> None:
     """Note a trial as done; from then on it is not trained again.
 
@@ -170,8 +193,16 @@ def read_trial(folder: Path) -> Row | None:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise TrainingError(f"{path}: broken ({error}); remove {folder} to train it anew") from None
-    return row
+        raise _broken(path, str(error)) from None
+    missing = _KEYS.difference(row if isinstance(row, dict) else ())
+    if missing:
+        raise _broken(path, f"without {', '.join(sorted(missing))}")
+    # Rows from before it was counted go on being rows.
+    return {"devel_files": None} | row
+
+
+def _broken(path: Path, why: str) -> TrainingError:
+    return TrainingError(f"{path}: broken ({why}); remove {path.parent} to train it anew")
 
 
 def read_trials(sweep: Path) -> list[Row]:
@@ -180,12 +211,10 @@ def read_trials(sweep: Path) -> list[Row]:
     return sorted((row for row in found if row is not None), key=lambda row: int(row["number"]))
 
 
-def forget_failed(sweep: Path) -> int:
-    """Remove the folders of failed trials, so that they are trained anew; how many."""
-    failed = [row["number"] for row in read_trials(sweep) if row["status"] == FAILED]
-    for number in failed:
-        shutil.rmtree(trial_folder(sweep, number))
-    return len(failed)
+def forget_trials(sweep: Path, rows: Iterable[Row]) -> None:
+    """Remove the folders of trials, so that they are trained anew."""
+    for row in rows:
+        shutil.rmtree(trial_folder(sweep, row["number"]))
 
 
 def goodness(row: Row) -> float:
