@@ -1,6 +1,7 @@
 """A small server for a site on this machine, with the headers that threads in WASM want.
 
-It gives the files of one folder, and nothing else: no lists of folders, no link out of it.
+It gives the files of one folder, and nothing else: no lists of folders, no link out of it, and
+nothing hidden, such as the ``.git`` of a checkout that the site lies in.
 """
 
 import sys
@@ -13,7 +14,15 @@ from typing import Any
 from deepspectrumlite.errors import WebError
 from deepspectrumlite.web import is_site
 
+# What the page says of itself in a meta tag, here also for sw.js, which the tag does not cover; and
+# what no tag can say: that no other page may frame it.
+POLICY = (
+    "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self' blob:; "
+    "style-src 'self'; img-src 'self' data: blob:; media-src blob:; connect-src 'self'; "
+    "manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 HEADERS = {
+    "Content-Security-Policy": POLICY,
     # Both together make a page "cross-origin isolated", and only such a page gets threads.
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Embedder-Policy": "require-corp",
@@ -98,7 +107,7 @@ class _Handler(SimpleHTTPRequestHandler):
         path, folder = Path(self.translate_path(self.path)), Path(self.directory)
         path = path / "index.html" if path == folder else path
         self.tag = None
-        if not path.is_file() or not path.resolve().is_relative_to(folder):
+        if not path.is_file() or not _is_shown(path, folder):
             self.send_error(HTTPStatus.NOT_FOUND)
             return None
         about = path.stat()
@@ -116,3 +125,10 @@ class _Handler(SimpleHTTPRequestHandler):
 
     def log_message(self, format: str, *arguments: object) -> None:
         """Nothing: only the command talks to the terminal."""
+
+
+def _is_shown(path: Path, folder: Path) -> bool:
+    real = path.resolve()
+    if not real.is_relative_to(folder):
+        return False
+    return not any(part.startswith(".") for part in real.relative_to(folder).parts)

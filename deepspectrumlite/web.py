@@ -7,12 +7,13 @@ it says of itself, and the list of files that the page keeps for use without a n
 
 import hashlib
 import json
+import os
 import shutil
 import struct
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from deepspectrumlite.axes import axis_ticks
@@ -54,7 +55,7 @@ def write_site(
         out: the folder to write
         title: of the page; None: the name of the file
         card: a model card to show, as text
-        overwrite: replace a site that is there already
+        overwrite: replace a site that is there already; what is not of it, such as ``.git``, stays
 
     Raises:
         WebError: no page in this package, a folder that is no site, or a card that is none
@@ -73,15 +74,79 @@ def write_site(
             _write_json(made / ABOUT, about)
             _write_json(made / MANIFEST, app_manifest(about["page"]["title"], made))
             _write_json(made / FILES, list_files(made))
-            if out.exists():
-                out.replace(Path(beside) / "old")
-            made.replace(out)
+            size = sum(path.stat().st_size for path in made.rglob("*") if path.is_file())
+            replace_site(made, out.resolve())
     except OSError as error:
         raise WebError(f"{out}: cannot be written ({error.strerror}); choose another --out") from (
             error
         )
-    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     return Site(out, size, about["page"]["image"])
+
+
+def replace_site(made: Path, out: Path) -> None:
+    """Put a new site in the place of an old one, whose other files stay; or leave all as it was.
+
+    Raises:
+        OSError: the folder cannot be moved; the old site is there as before
+        WebError: a file that is not of the old site has a name that the new one needs, or cannot
+            be moved (the message says where it lies)
+    """
+    if not out.exists():
+        made.replace(out)
+        return
+    others = other_files(out)
+    for name in others:
+        if os.path.lexists(made / name):
+            raise WebError(
+                f"{out / name}: not of the old site, but the new one has such a name; move it away"
+            )
+    # Not in a folder that is thrown away at the end, whatever happens: it holds others' files.
+    old = Path(tempfile.mkdtemp(prefix=".old-site-", dir=out.parent))
+    out.replace(old)
+    try:
+        made.replace(out)
+    except BaseException:
+        old.replace(out)
+        raise
+    try:
+        for name in others:
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            (old / name).replace(out / name)
+    except OSError as error:
+        raise WebError(
+            f"{out / name}: cannot be kept ({error.strerror}); it lies in {old / name}"
+        ) from error
+    shutil.rmtree(old)
+
+
+def other_files(site: Path) -> list[str]:
+    """Files and whole folders that are not of the site, as paths in it; none in an empty folder.
+
+    Raises:
+        WebError: the site's list of its files cannot be read
+    """
+    if not any(site.iterdir()):
+        return []
+    try:
+        listed = json.loads((site / FILES).read_text(encoding="utf-8"))["files"]
+        own = {FILES, *(str(file["path"]) for file in listed)}
+    except (OSError, ValueError, TypeError, KeyError):
+        raise WebError(
+            f"{site / FILES}: not a list of the site's files, so nothing says what may be "
+            "replaced; choose another --out"
+        ) from None
+    # Among them the folders that hold a file of the site.
+    folders = {str(folder) for path in own for folder in PurePosixPath(path).parents}
+    return sorted(_others(site, own, folders))
+
+
+def _others(site: Path, own: set[str], folders: set[str], within: str = ".") -> Iterator[str]:
+    for path in (site / within).iterdir():
+        name = path.relative_to(site).as_posix()
+        if name in folders and path.is_dir() and not path.is_symlink():
+            yield from _others(site, own, folders, name)
+        elif name not in own:
+            yield name
 
 
 def is_site(folder: Path) -> bool:
@@ -159,16 +224,17 @@ def app_manifest(title: str, site: Path) -> dict[str, Any]:
 
 
 def list_files(site: Path) -> dict[str, Any]:
-    """All files of a site but the list itself, with digests, and one digest of all as version.
+    """All files of a site but the list itself, with SHA-256, and one digest of all as version.
 
-    The service worker keeps these files, and a new version tells it to fetch what has changed.
+    The service worker keeps these files if they are what the list says, and a new version tells
+    it to fetch what has changed.
     """
     found = [path for path in sorted(site.rglob("*")) if path.is_file() and path.name != FILES]
     files = [
         {
             "path": path.relative_to(site).as_posix(),
             "bytes": path.stat().st_size,
-            "digest": _digest(path.read_bytes()),
+            "sha256": _digest(path.read_bytes()),
         }
         for path in found
     ]
@@ -228,4 +294,5 @@ def _write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def _digest(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=8).hexdigest()
+    # The one that browsers can compute too: crypto.subtle.digest.
+    return hashlib.sha256(data).hexdigest()

@@ -30,7 +30,7 @@ from deepspectrumlite.description import Description, read_description
 from deepspectrumlite.errors import ModelError, WebError
 from deepspectrumlite.frontend import FrontEnd
 from deepspectrumlite.metadata import write_metadata
-from deepspectrumlite.serve import open_server
+from deepspectrumlite.serve import POLICY, open_server
 from deepspectrumlite.stream_settings import StreamSettings
 from deepspectrumlite.web import describe_page, write_site
 
@@ -153,7 +153,7 @@ def test_the_list_of_files_is_complete_and_true(site):
     for file in listed["files"]:
         data = (site / file["path"]).read_bytes()
         assert file["bytes"] == len(data)
-        assert file["digest"] == hashlib.blake2b(data, digest_size=8).hexdigest()
+        assert file["sha256"] == hashlib.sha256(data).hexdigest()
 
 
 def test_another_model_is_another_version(site, exported, tmp_path):
@@ -276,7 +276,7 @@ def test_what_is_no_site_is_never_replaced(built, exported, tmp_path):
 def test_a_site_is_replaced_when_asked_for(site, exported):
     with pytest.raises(WebError, match="a site is there already; give --overwrite"):
         write_site(exported, site)
-    (site / "assets" / "of-before.js").write_text("old")
+    forget(site, "assets/of-before.js")
     before = set(site.parent.iterdir())
     # Also from the model in the site itself.
     written = write_site(site / "model.tflite", site, title="New", overwrite=True)
@@ -284,6 +284,106 @@ def test_a_site_is_replaced_when_asked_for(site, exported):
     assert read(site / "model.json")["page"]["title"] == "New"
     assert set(site.parent.iterdir()) == before
     assert written.bytes == sum((site / name).stat().st_size for name in names(site))
+
+
+def forget(site, name):
+    """A file that the site had, and the new page has no more."""
+    (site / name).write_text("old")
+    listed = read(site / "files.json")
+    listed["files"].append({"path": name})
+    (site / "files.json").write_text(json.dumps(listed))
+
+
+@pytest.fixture
+def mine(site):
+    """A site in a checkout, with files that are not of it."""
+    contents = {
+        ".git/config": "[core]",
+        "CNAME": "sounds.example",
+        "assets/mine.css": "mine",
+        "pictures/mine.txt": "mine",
+    }
+    for name, text in contents.items():
+        (site / name).parent.mkdir(exist_ok=True)
+        (site / name).write_text(text)
+    # Git takes a folder without it for none of its own.
+    (site / ".git" / "refs").mkdir()
+    (site / "link").symlink_to("pictures", target_is_directory=True)
+    return contents
+
+
+def test_what_is_not_of_the_site_stays(site, mine, exported):
+    forget(site, "assets/of-before.js")
+    beside = set(site.parent.iterdir())
+    written = write_site(exported, site, title="New", overwrite=True)
+    assert read(site / "model.json")["page"]["title"] == "New"
+    assert {name: (site / name).read_text() for name in mine} == mine
+    assert (site / ".git" / "refs").is_dir()
+    assert (site / "link").is_symlink()
+    assert not (site / "assets" / "of-before.js").exists()
+    # Neither kept by the page, nor counted, nor lying about beside it.
+    assert not set(mine) & {file["path"] for file in read(site / "files.json")["files"]}
+    own = set(names(site)) - set(mine) - {"link/mine.txt"}
+    assert written.bytes == sum((site / name).stat().st_size for name in own)
+    assert set(site.parent.iterdir()) == beside
+
+
+def test_a_site_in_a_linked_folder_is_replaced_where_it_lies(site, exported, tmp_path):
+    link = tmp_path / "link"
+    link.symlink_to(site, target_is_directory=True)
+    write_site(exported, link, title="New", overwrite=True)
+    assert link.is_symlink()
+    assert read(site / "model.json")["page"]["title"] == "New"
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"files": [1]}', '{"files": 1}'])
+def test_a_site_without_its_list_is_not_replaced(site, mine, exported, content):
+    (site / "files.json").write_text(content)
+    before = names(site)
+    with pytest.raises(WebError, match=r"files\.json: not a list of the site's files"):
+        write_site(exported, site, overwrite=True)
+    assert names(site) == before
+
+
+def test_a_file_that_is_in_the_way_is_not_replaced(site, built, exported):
+    (site / "robots.txt").write_text("mine")
+    (built / "robots.txt").write_text("ours")
+    with pytest.raises(WebError, match=r"robots\.txt: not of the old site, .*; move it away"):
+        write_site(exported, site, title="New", overwrite=True)
+    assert (site / "robots.txt").read_text() == "mine"
+    assert read(site / "model.json")["page"]["title"] == "Tones"
+
+
+def test_the_old_site_comes_back_where_the_new_one_cannot_be_put(site, mine, exported, monkeypatch):
+    beside, move = set(site.parent.iterdir()), Path.replace
+
+    def fail(path, target):
+        if path.name == "new":
+            raise OSError(16, "Device or resource busy")
+        return move(path, target)
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(WebError, match="Device or resource busy"):
+        write_site(exported, site, title="New", overwrite=True)
+    assert read(site / "model.json")["page"]["title"] == "Tones"
+    assert {name: (site / name).read_text() for name in mine} == mine
+    assert set(site.parent.iterdir()) == beside
+
+
+def test_what_cannot_be_kept_is_never_thrown_away(site, mine, exported, monkeypatch):
+    move = Path.replace
+
+    def fail(path, target):
+        if path.name == "CNAME":
+            raise OSError(28, "No space left on device")
+        return move(path, target)
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(
+        WebError, match=r"CNAME: cannot be kept \(No space .*; it lies in"
+    ) as caught:
+        write_site(exported, site, overwrite=True)
+    assert Path(str(caught.value).rpartition(" lies in ")[2]).read_text() == mine["CNAME"]
 
 
 def test_a_site_that_cannot_be_replaced_stays(site, exported, monkeypatch):
@@ -354,6 +454,7 @@ def test_files_come_with_their_type_and_the_headers_for_threads(served, path, ki
         "Cross-Origin-Opener-Policy": "same-origin",
         "Cross-Origin-Embedder-Policy": "require-corp",
         "Cache-Control": "no-cache",
+        "Content-Security-Policy": POLICY,
     }
     assert {key: answer.headers[key] for key in found} == found
     head, nothing = ask(port, path, "HEAD")
@@ -361,13 +462,40 @@ def test_files_come_with_their_type_and_the_headers_for_threads(served, path, ki
     assert head.headers["Content-Length"] == str(len(body))
 
 
+def test_the_policy_is_that_of_the_page_and_of_the_docs():
+    page = (ROOT / "web" / "index.html").read_text()
+    policy, own = POLICY.rsplit("; ", 1)
+    assert f'content="{policy}"' in page
+    assert own == "frame-ancestors 'none'"
+    assert f"Content-Security-Policy: {POLICY}\n" in (ROOT / "docs" / "web.md").read_text()
+
+
+def test_the_licences_of_what_is_linked_are_named():
+    notice = (ROOT / "web" / "NOTICE.txt").read_text()
+    for name in ("XNNPACK", "BSD-3-Clause", "Eigen", "MPL-2.0", "Abseil", "Apache-2.0"):
+        assert name in notice
+    real = Path(deepspectrumlite.__file__).parent / "web_site" / "LICENSES.txt"
+    if real.is_file():
+        assert notice in real.read_text()
+
+
 def test_nothing_else_is_served(served):
     port, site = served
+    (site / ".git").mkdir()
+    (site / ".git" / "config").write_text("secret")
     (site.parent / "secret").write_text("secret")
     (site / "link").symlink_to(site.parent / "secret")
     (site / "folder").symlink_to(site.parent)
     paths = ("/assets/", "/assets", "/none", "/../secret", "/%2e%2e/secret", "/..%2fsecret")
-    for path in (*paths, "/link", "/folder/secret", "/assets/../../secret", "/%00", "/model.json/"):
+    for path in (
+        *paths,
+        "/link",
+        "/folder/secret",
+        "/assets/../../secret",
+        "/%00",
+        "/model.json/",
+        "/.git/config",
+    ):
         answer, body = ask(port, path)
         assert answer.status == 404, path
         assert b"secret" not in body.replace(path.encode(), b"")

@@ -9,7 +9,7 @@ const RUNTIME = "node_modules/@litertjs/core";
 // What the page chooses between: threads, one thread, and older browsers.
 const VARIANTS = ["_threaded", "", "_compat"];
 const HOME = "https://github.com/google-ai-edge/LiteRT";
-const BUNDLED = ["@litertjs/core", "@litertjs/wasm-utils"];
+const ALLOWED = "Apache-2.0";
 
 /** Copies the runtime's WebAssembly beside the page, with its licence. */
 function runtime(): Plugin {
@@ -29,16 +29,28 @@ function runtime(): Plugin {
 }
 
 function licences(): string {
-  const about = BUNDLED.map((name) => {
-    const read = readFileSync(`node_modules/${name}/package.json`, "utf8");
-    const { version, license } = JSON.parse(read);
+  const about = bundled(".").map((name) => {
+    const { version, license } = readPackage(`node_modules/${name}`);
+    if (license !== ALLOWED) throw new Error(`${name}: licence ${license}; allowed: ${ALLOWED}`);
     return `${name} ${version}: ${license}, ${HOME}`;
   });
   const intro =
     "This page is part of deepspectrumlite, under the Apache License 2.0.\n\n" +
     "In it runs LiteRT.js, the work of the LiteRT authors, unchanged, in assets/ and wasm/:\n" +
-    `${about.join("\n")}\n\nThe licence of all of them:\n\n`;
-  return intro + readFileSync("../LICENSE", "utf8");
+    `${about.join("\n")}\n\n`;
+  const apache = "\n\nApache License 2.0, of all that is named above with Apache-2.0:\n\n";
+  const notice = readFileSync("NOTICE.txt", "utf8");
+  return intro + notice + apache + readFileSync("../LICENSE", "utf8");
+}
+
+/** What a package needs at run time, and what that needs. */
+function bundled(folder: string): string[] {
+  const names = Object.keys(readPackage(folder).dependencies ?? {});
+  return [...new Set(names.flatMap((name) => [name, ...bundled(`node_modules/${name}`)]))];
+}
+
+function readPackage(folder: string) {
+  return JSON.parse(readFileSync(join(folder, "package.json"), "utf8"));
 }
 
 export default defineConfig({

@@ -19,22 +19,25 @@ export class Controls {
   ) {
     this.settings = model.page.stream;
     byId("settings").hidden = false;
-    for (const name of NAMES) byId(name).oninput = () => this.change(name === "threshold");
+    for (const name of NAMES) byId(name).onchange = () => this.change(name);
+    // While a slider is dragged only its number changes: new settings end events that last.
+    this.threshold.oninput = () => this.tell("threshold", percent(Number(this.threshold.value)));
+    this.seconds.oninput = () => this.tell("smoothing", `${this.seconds.value} s`);
     byId("reset").onclick = () => this.reset();
     // A number has no threshold.
     this.threshold.closest<HTMLElement>(".control")!.hidden = !hasShares(model);
     this.fill();
   }
 
-  private change(isThreshold: boolean): void {
-    const threshold = Number(this.threshold.value);
-    this.settings = {
-      ...this.settings,
-      smoothing: this.smoothing.value as StreamSettings["smoothing"],
-      smoothing_seconds: Number(this.seconds.value),
+  /** Of what was changed only: a slider rounds the file's value, which else stays as it is. */
+  private change(name: (typeof NAMES)[number]): void {
+    const changed: Record<typeof name, () => Partial<StreamSettings>> = {
       // One threshold for all, once it is moved; before, each label can have its own.
-      ...(isThreshold ? { threshold, thresholds: {} } : {}),
+      threshold: () => ({ threshold: Number(this.threshold.value), thresholds: {} }),
+      smoothing: () => ({ smoothing: this.smoothing.value as StreamSettings["smoothing"] }),
+      "smoothing-seconds": () => ({ smoothing_seconds: Number(this.seconds.value) }),
     };
+    this.settings = { ...this.settings, ...changed[name]() };
     this.fill();
     this.onChange();
   }
@@ -51,12 +54,18 @@ export class Controls {
     const own = new Set(Object.values(settings.thresholds));
     const [first = settings.threshold] = own;
     this.threshold.value = String(first);
-    byId("threshold-value").textContent = own.size > 1 ? "by label" : percent(first);
+    this.tell("threshold", own.size > 1 ? "by label" : percent(first));
     this.smoothing.value = settings.smoothing;
     this.seconds.max = String(Math.max(Number(this.seconds.max), settings.smoothing_seconds));
     this.seconds.value = String(settings.smoothing_seconds);
-    byId("smoothing-value").textContent = `${settings.smoothing_seconds} s`;
+    this.tell("smoothing", `${settings.smoothing_seconds} s`);
     byId("smoothing-control").hidden = settings.smoothing === "none";
     byId("reset").hidden = settings === this.model.page.stream;
+  }
+
+  private tell(name: "threshold" | "smoothing", text: string): void {
+    byId(`${name}-value`).textContent = text;
+    const slider = name === "threshold" ? this.threshold : this.seconds;
+    slider.setAttribute("aria-valuetext", text);
   }
 }

@@ -37,7 +37,9 @@ async function load(request: LoadRequest): Promise<Loaded> {
   // Where the runtime's files and its threads' script lie: it would look beside this worker.
   const locateFile = (name: string) => request.runtimes + name;
   const printErr = (line: string) => (lastWords = /^(INFO|WARNING)/.test(line) ? lastWords : line);
-  Object.assign(self, { [MODULE]: { locateFile, printErr, mainScriptUrlOrBlob: script } });
+  // From a blob, like this worker: so its threads too inherit the page's Content-Security-Policy.
+  const mainScriptUrlOrBlob = new Blob([`importScripts(${JSON.stringify(script)})`]);
+  Object.assign(self, { [MODULE]: { locateFile, printErr, mainScriptUrlOrBlob } });
   const { liteRtWasm } = await loadOnProcessor(script);
   const threads = Math.min(request.threads, liteRtWasm.getThreadCount());
   model = await loadAndCompile(bytes, { accelerator: "wasm", cpuOptions: { numThreads: threads } });

@@ -2,6 +2,7 @@
 
 import { Capture } from "./capture";
 import { columns } from "./decisions";
+import { Gaps } from "./gaps";
 import type { Inference } from "./inference";
 import type { Model, PageError } from "./model";
 import { Resampler } from "./resampler";
@@ -12,44 +13,63 @@ export interface Heard {
   span: Span;
   scores: Float32Array;
   image: Uint8ClampedArray<ArrayBuffer> | null;
-  /** 0 where the window was below the gate, and was not scored. */
+  /** 0 where the window was not scored: lost, skipped or below the gate. */
   milliseconds: number;
+  /** Worth showing: it was not skipped, and no newer one follows at once. */
+  isShown: boolean;
+}
+
+/** What a listener is told. */
+export interface Listener {
+  onHeard(heard: Heard): void;
+  /** Why no sound comes; null: it comes again. */
+  onTrouble(trouble: string | null): void;
+  /** Why it stopped, if it was not by `stop`. */
+  onEnd(error: PageError): void;
+}
+
+/** A window to come: one that was lost or skipped has no samples any more. */
+interface Waiting {
+  span: Span;
+  samples: Float32Array | null;
+  isSkipped: boolean;
 }
 
 // Windows that may wait for the model: when the page hiccups, several come at once.
 const MOST_WAITING = 2;
+// An hour that was lost is not made of silence all at once.
+const GAP_BLOCK = 2 ** 16;
 
 export class Listening {
   /** Windows that were left out since the model was still busy. */
   skipped = 0;
-  private waiting: Segment[] = [];
+  private waiting: Waiting[] = [];
+  private audible = 0;
   private isBusy = false;
   private isStopped = false;
   private capture!: Capture;
   private resampler!: Resampler;
+  private gaps!: Gaps;
   private readonly cutter: Cutter;
   private readonly hop: number;
 
   private constructor(
     private readonly model: Model,
     private readonly inference: Inference,
-    private readonly onHeard: (heard: Heard) => void,
-    private readonly onEnd: (error: PageError) => void,
+    private readonly listener: Listener,
   ) {
     this.hop = model.page.stream.hop_samples;
     this.cutter = new Cutter(model.segment_samples, this.hop);
   }
 
-  /** `onEnd` is told why it stopped, if it was not by `stop`. */
-  static async start(
-    model: Model,
-    inference: Inference,
-    onHeard: (heard: Heard) => void,
-    onEnd: (error: PageError) => void,
-  ): Promise<Listening> {
-    const listening = new Listening(model, inference, onHeard, onEnd);
-    const fail = (error: PageError) => void listening.fail(error);
-    listening.capture = await Capture.start((block) => listening.hear(block), fail);
+  static async start(model: Model, inference: Inference, listener: Listener): Promise<Listening> {
+    const listening = new Listening(model, inference, listener);
+    listening.capture = await Capture.start({
+      onBlock: (block) => listening.hear(block),
+      onGap: (count) => listening.lose(count),
+      onTrouble: (trouble) => listener.onTrouble(trouble),
+      onEnd: (error) => void listening.fail(error),
+    });
     return listening;
   }
 
@@ -68,13 +88,46 @@ export class Listening {
   }
 
   private hear(block: Float32Array): void {
-    if (this.isStopped || !this.capture) return;
-    this.resampler ??= new Resampler(this.capture.sampleRate, this.model.sample_rate);
-    for (const segment of this.cutter.cut(this.resampler.push(block))) {
-      if (this.waiting.length < MOST_WAITING) this.waiting.push(segment);
-      else this.skipped++;
+    if (!this.prepare()) return;
+    this.gaps.hear(block.length);
+    this.cut(block, MOST_WAITING);
+    void this.work();
+  }
+
+  /** Silence stands for what is lost, and the clock goes on. */
+  private lose(count: number): void {
+    if (!this.prepare()) return;
+    this.gaps.lose(count, this.cutter.start);
+    // All windows that reach into the gap from before it come at once.
+    const most = MOST_WAITING + Math.ceil(this.model.segment_samples / this.hop);
+    for (let at = 0; at < count; at += GAP_BLOCK) {
+      this.cut(new Float32Array(Math.min(GAP_BLOCK, count - at)), most);
     }
     void this.work();
+  }
+
+  private prepare(): boolean {
+    if (this.isStopped || !this.capture) return false;
+    const { sampleRate } = this.capture;
+    this.resampler ??= new Resampler(sampleRate, this.model.sample_rate);
+    this.gaps ??= new Gaps(sampleRate, this.model.sample_rate);
+    return true;
+  }
+
+  private cut(block: Float32Array, mostWaiting: number): void {
+    const segments = this.cutter.cut(this.resampler.push(block));
+    for (const segment of segments) this.waiting.push(this.admit(segment, mostWaiting));
+  }
+
+  /** A window that is left out keeps its place, so that events end where nothing was scored. */
+  private admit(segment: Segment, mostWaiting: number): Waiting {
+    const span = spanOf(segment, this.model.segment_samples, this.hop);
+    const isLost = this.gaps.cover(segment.start, span.decided);
+    const isSkipped = !isLost && this.audible >= mostWaiting;
+    if (isSkipped) this.skipped++;
+    if (isLost || isSkipped) return { span, samples: null, isSkipped };
+    this.audible++;
+    return { span, samples: segment.samples, isSkipped };
   }
 
   private async work(): Promise<void> {
@@ -82,8 +135,11 @@ export class Listening {
     this.isBusy = true;
     try {
       for (let next = this.waiting.shift(); next; next = this.waiting.shift()) {
-        const heard = await this.score(next);
-        if (!this.isStopped) this.onHeard(heard);
+        if (next.samples) this.audible--;
+        const found = await this.score(next.samples);
+        const isFollowed = this.waiting.length > 0 && !this.waiting[0].samples;
+        const isShown = !next.isSkipped && (next.samples !== null || !isFollowed);
+        if (!this.isStopped) this.listener.onHeard({ span: next.span, ...found, isShown });
       }
     } catch (error) {
       await this.fail(error as PageError);
@@ -92,19 +148,20 @@ export class Listening {
     }
   }
 
-  private async score(segment: Segment): Promise<Heard> {
-    const span = spanOf(segment, this.model.segment_samples, this.hop);
+  private async score(
+    samples: Float32Array | null,
+  ): Promise<Pick<Heard, "scores" | "image" | "milliseconds">> {
     const gate = this.model.page.stream.gate_db;
-    if (gate !== null && levelDb(segment.samples) < gate) {
-      return { span, scores: nothing(this.model), image: null, milliseconds: 0 };
+    if (!samples || (gate !== null && levelDb(samples) < gate)) {
+      return { scores: nothing(this.model), image: null, milliseconds: 0 };
     }
-    return { span, ...(await this.inference.score(segment.samples)) };
+    return this.inference.score(samples);
   }
 
   private async fail(error: PageError): Promise<void> {
     if (this.isStopped) return;
     await this.stop();
-    this.onEnd(error);
+    this.listener.onEnd(error);
   }
 }
 

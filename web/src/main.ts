@@ -1,6 +1,7 @@
 /** The page: from the microphone or a recording to an answer, with a model that lies beside it. */
 
 import "./style.css";
+import { keepAwake } from "./awake";
 import { Controls } from "./controls";
 import { csvText, saveText } from "./csv";
 import { answer, columns, hasShares } from "./decisions";
@@ -19,8 +20,10 @@ import { Spectrogram } from "./spectrogram";
 import {
   Answer,
   enableSources,
+  hideProgress,
   showError,
   showListening,
+  showProgress,
   showSpan,
   showStatus,
   showTicks,
@@ -36,6 +39,8 @@ class App {
   private listening: Listening | null = null;
   private scoring: AbortController | null = null;
   private result: Result | null = null;
+  /** Why no sound comes from the microphone, if it does not. */
+  private trouble: string | null = null;
 
   constructor(
     private readonly model: Model,
@@ -95,6 +100,7 @@ class App {
     byId("save").hidden = true;
     byId("skipped").textContent = "0";
     byId("lost").textContent = "0 s";
+    hideProgress();
   }
 
   private async listen(): Promise<void> {
@@ -106,15 +112,15 @@ class App {
     showStatus("Waiting for the microphone…");
     enableSources(false);
     try {
-      const end = (error: PageError) => void this.stop(error);
-      this.listening = await Listening.start(
-        this.model,
-        this.inference,
-        (heard) => this.show(heard),
-        end,
-      );
+      this.trouble = null;
+      this.listening = await Listening.start(this.model, this.inference, {
+        onHeard: (heard) => this.show(heard),
+        onTrouble: (trouble) => this.showTrouble(trouble),
+        onEnd: (error) => void this.stop(error),
+      });
+      void keepAwake(true);
       showListening(true);
-      showStatus(`Listening, at ${this.listening.sampleRate} Hz.`);
+      this.showState();
     } catch (error) {
       showStatus("");
       showError(error);
@@ -125,6 +131,7 @@ class App {
   private async stop(error: PageError | null = null): Promise<void> {
     const { listening } = this;
     this.listening = null;
+    void keepAwake(false);
     await listening?.stop();
     this.events.add(this.post.finish());
     showListening(false);
@@ -137,8 +144,9 @@ class App {
     const { span, scores, image, milliseconds } = heard;
     const { settings } = this.controls;
     const { smoothed, events } = this.post.step(span, scores);
-    this.answer.showStream(smoothed, settings);
     this.events.add(events);
+    if (!heard.isShown) return;
+    this.answer.showStream(smoothed, settings);
     if (image) {
       const end = span.decided / this.model.sample_rate;
       this.spectrogram?.draw(image, end - this.model.page.axis.seconds, settings.hop_seconds);
@@ -150,7 +158,21 @@ class App {
   private showLosses({ skipped, lostSamples, sampleRate }: Listening): void {
     byId("skipped").textContent = String(skipped);
     byId("lost").textContent = `${(lostSamples / sampleRate).toFixed(lostSamples ? 2 : 0)} s`;
-    if (skipped) showStatus(`Listening; ${skipped} segments skipped, as this device is too slow.`);
+    this.showState();
+  }
+
+  private showTrouble(trouble: string | null): void {
+    this.trouble = trouble;
+    this.showState();
+  }
+
+  /** The same words until the state is another one, as screen readers say each change. */
+  private showState(): void {
+    if (!this.listening) return;
+    const { skipped, sampleRate } = this.listening;
+    const state = skipped ? "segments are skipped, as this device is too slow" : null;
+    const usual = state ? `Listening; ${state}.` : `Listening, at ${sampleRate} Hz.`;
+    showStatus(this.trouble ?? usual);
   }
 
   private async score(file: File): Promise<void> {
@@ -162,11 +184,15 @@ class App {
     showError(null);
     this.begin(this.model.hop_samples);
     showStatus(`Reading ${file.name}…`);
+    const { settings } = this.controls;
     try {
       const result = await this.scoreAll(file, signal);
       this.result = result;
       byId("save").hidden = false;
+      // What was judged before a control moved is judged as the rest.
+      if (settings !== this.controls.settings) this.applySettings();
       this.answer.showRecording(result.scores, this.controls.settings);
+      hideProgress();
       showStatus(`${file.name}: ${clock(result.seconds)}, ${result.rows.length} segments.`);
     } catch (error) {
       // Another source was chosen in the meantime, and has the page now.
@@ -195,7 +221,7 @@ class App {
         this.events.add(events);
         this.speed.add(scored.milliseconds);
         if (scored.image) this.spectrogram?.draw(scored.image, row.start, hop);
-        showStatus(`${file.name}: ${clock(row.end)} of ${total}`);
+        showProgress(`${file.name}: ${clock(row.end)} of ${total}`, row.end / recording.seconds);
       },
       signal,
     );

@@ -15,17 +15,20 @@ export interface Recording {
 const MINUTES_OF_WAV = 120;
 // The browser decodes the other kinds in one piece, into 23 MB a minute of stereo.
 const MINUTES_OF_OTHERS = 30;
-const BYTES_WITHOUT_LENGTH = 50e6;
+// Where no length can be found, what a file of that length has at 6 kbit/s: the least that Opus is
+// made for (RFC 6716, section 2.1.1). At more it is shorter.
+const BYTES_WITHOUT_LENGTH = (60 * MINUTES_OF_OTHERS * 6000) / 8;
 // Where the file's own rate is not known: none of the usual encodings hold more than half of this.
 const USUAL_RATE = 48000;
 const LOWEST_RATE = 8000;
 const HIGHEST_RATE = 96000;
 const METADATA_MILLISECONDS = 10_000;
+const BEYOND_ANY_END = 1e9;
 
 /** Open a recording, whose length is read first: an hour decoded would fill a phone's memory. */
 export async function openRecording(file: File): Promise<Recording> {
   if (!file.size) throw new PageError(`${file.name} is empty.`);
-  const format = await readWavFormat(file);
+  const format = await readWavFormat(file, file.name);
   if (format) return openWav(file, format);
   const seconds = await readLength(file);
   checkLength(file.name, seconds, MINUTES_OF_OTHERS);
@@ -64,12 +67,16 @@ function readLength(file: File): Promise<number | null> {
   const audio = new Audio();
   audio.preload = "metadata";
   return new Promise<number | null>((resolve, reject) => {
-    audio.onloadedmetadata = () => resolve(Number.isFinite(audio.duration) ? audio.duration : null);
+    // What a browser has recorded has no length in its header: its end has to be looked for.
+    audio.onloadedmetadata = audio.ondurationchange = () => {
+      if (Number.isFinite(audio.duration)) resolve(audio.duration);
+      else audio.currentTime = BEYOND_ANY_END;
+    };
     audio.onerror = () => reject(unreadable(file.name));
     setTimeout(() => resolve(null), METADATA_MILLISECONDS);
     audio.src = url;
   }).finally(() => {
-    audio.onerror = null;
+    audio.onloadedmetadata = audio.ondurationchange = audio.onerror = null;
     audio.removeAttribute("src");
     audio.load();
     URL.revokeObjectURL(url);

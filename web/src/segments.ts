@@ -20,7 +20,8 @@ export interface Segment {
 export class Cutter {
   private readonly pending: Float32Array;
   private fill = 0;
-  private start = 0;
+  /** Of the next segment, in samples. */
+  start = 0;
 
   constructor(
     private readonly size: number,

@@ -9,16 +9,21 @@ interface FetchEvent extends ExtendableEvent {
 }
 interface File {
   path: string;
-  digest: string;
+  /** In hex. */
+  sha256: string;
 }
 declare const self: {
   location: Location;
   clients: { claim(): Promise<void> };
   addEventListener(type: "install" | "activate", listen: (event: ExtendableEvent) => void): void;
   addEventListener(type: "fetch", listen: (event: FetchEvent) => void): void;
+  addEventListener(type: "message", listen: (event: MessageEvent) => void): void;
+  skipWaiting(): Promise<void>;
 };
 
 const LIST = "files.json";
+/** What a page says whose user wants the newer version now. */
+const TAKE_OVER = "take over";
 const asked = new URL(self.location.href).searchParams;
 // Caches belong to an origin, on which other pages can lie in other folders.
 const scope = new URL("./", self.location.href).href;
@@ -26,6 +31,7 @@ const prefix = `deepspectrumlite ${scope} `;
 const name = prefix + asked.get("version");
 
 self.addEventListener("install", (event) => event.waitUntil(install()));
+self.addEventListener("message", ({ data }) => data === TAKE_OVER && void self.skipWaiting());
 self.addEventListener("activate", (event) => event.waitUntil(activate()));
 self.addEventListener("fetch", (event) => {
   const url = new URL(event.request.url);
@@ -41,7 +47,7 @@ async function install(): Promise<void> {
   await Promise.all(files.filter(isNeeded).map((file) => keep(cache, file, before)));
   // The list comes last: a cache that has it is whole.
   await cache.put(scope + LIST, response);
-  // No skipWaiting: a page that is open goes on with the files that it began with.
+  // No skipWaiting yet: a page that is open goes on with the files that it began with.
 }
 
 /** Of the runtime's variants, each some 10 MB, only the one that this browser runs. */
@@ -51,8 +57,18 @@ function isNeeded({ path }: File): boolean {
 
 async function keep(cache: Cache, file: File, before: Map<string, Cache>): Promise<void> {
   const url = scope + file.path;
-  const old = await before.get(`${file.path} ${file.digest}`)?.match(url);
-  await (old ? cache.put(url, old) : cache.add(new Request(url, { cache: "no-cache" })));
+  const old = await before.get(`${file.path} ${file.sha256}`)?.match(url);
+  await cache.put(url, old ?? (await download(url, file.sha256)));
+}
+
+/** A file as the list knows it; another one, half an upload perhaps, refuses the whole version. */
+async function download(url: string, sha256: string): Promise<Response> {
+  const response = await fetch(url, { cache: "no-cache" });
+  if (!response.ok) throw new Error(`${url}: ${response.status}`);
+  const digest = await crypto.subtle.digest("SHA-256", await response.clone().arrayBuffer());
+  const found = Array.from(new Uint8Array(digest), (byte) => byte.toString(16).padStart(2, "0"));
+  if (found.join("") !== sha256) throw new Error(`${url}: not the file that ${LIST} lists`);
+  return response;
 }
 
 /** Where files of earlier versions lie, by path and digest. */
@@ -62,7 +78,7 @@ async function olderFiles(): Promise<Map<string, Cache>> {
     const cache = await caches.open(each);
     const list = await cache.match(scope + LIST);
     const { files } = ((await list?.json()) ?? { files: [] }) as { files: File[] };
-    for (const { path, digest } of files) found.set(`${path} ${digest}`, cache);
+    for (const { path, sha256 } of files) found.set(`${path} ${sha256}`, cache);
   }
   return found;
 }

@@ -7,8 +7,25 @@ import { clock, percent, short } from "./format";
 import type { Model, StreamSettings } from "./model";
 import { reason } from "./model";
 
+// A screen reader says each new status, and would never stop.
+const SAID_MILLISECONDS = 10_000;
+let saidAt = 0;
+
 export function showStatus(text: string): void {
-  byId("status").textContent = text;
+  saidAt = performance.now();
+  if (byId("status").textContent !== text) byId("status").textContent = text;
+}
+
+/** How far a recording is scored, from 0 to 1; in words only now and then. */
+export function showProgress(text: string, share: number): void {
+  const bar = byId<HTMLProgressElement>("progress");
+  bar.hidden = false;
+  bar.value = share;
+  if (performance.now() - saidAt > SAID_MILLISECONDS) showStatus(text);
+}
+
+export function hideProgress(): void {
+  byId("progress").hidden = true;
 }
 
 /** Null: all is well again. */
@@ -19,7 +36,7 @@ export function showError(error: unknown): void {
 }
 
 export function showListening(isListening: boolean): void {
-  byId("listen").setAttribute("aria-pressed", String(isListening));
+  byId("listen").classList.toggle("live", isListening);
   byId("listen-text").textContent = isListening ? "Stop" : "Listen";
 }
 

@@ -4,6 +4,8 @@
  * The format: Microsoft, Multiple Channel Audio Data and WAVE Files, and RIFF's chunks.
  */
 
+import { PageError } from "./model";
+
 export interface WavFormat {
   sampleRate: number;
   channels: number;
@@ -18,17 +20,29 @@ const PCM = 1;
 const FLOAT = 3;
 const EXTENSIBLE = 0xfffe;
 const MOST_CHUNKS = 100;
+// As in `decode.py`: beyond these a header is broken, and its numbers would decide on memory.
+const MAX_SAMPLE_RATE = 1_000_000;
+const MAX_CHANNELS = 64;
+const FMT_BYTES = 16;
+const BLOCK_FRAMES = 2 ** 16;
 
-/** The format of a WAV file; null: another kind of file, or an encoding that is not plain. */
-export async function readWavFormat(file: Blob): Promise<WavFormat | null> {
+/**
+ * The format of a WAV file; null: another kind of file, or an encoding that is not plain.
+ *
+ * @throws PageError: a sample rate or a number of channels that no recording has
+ */
+export async function readWavFormat(file: Blob, name: string): Promise<WavFormat | null> {
   const head = await view(file, 0, 12);
   if (text(head, 0) !== "RIFF" || text(head, 8) !== "WAVE") return null;
   let format: Omit<WavFormat, "offset" | "frames"> | null = null;
   for (let at = 12, chunk = 0; at + 8 <= file.size && chunk < MOST_CHUNKS; chunk++) {
     const header = await view(file, at, 40 + 8);
     const size = header.getUint32(4, true);
-    if (text(header, 0) === "fmt ") format = readFormat(header);
-    if (text(header, 0) === "data") return format && withLength(format, at + 8, size, file.size);
+    if (text(header, 0) === "fmt ") format = readFormat(header, size);
+    if (text(header, 0) === "data") {
+      if (format) checkFormat(name, format.sampleRate, format.channels);
+      return format && withLength(format, at + 8, size, file.size);
+    }
     at += 8 + size + (size % 2);
   }
   return null;
@@ -37,15 +51,26 @@ export async function readWavFormat(file: Blob): Promise<WavFormat | null> {
 /** Blocks of (num_samples,), mono, at the recording's own rate. */
 export async function* readWav(file: Blob, format: WavFormat): AsyncGenerator<Float32Array> {
   const frameBytes = (format.channels * format.bits) / 8;
-  // One second at a time.
-  for (let frame = 0; frame < format.frames; frame += format.sampleRate) {
-    const count = Math.min(format.sampleRate, format.frames - frame);
+  // A second at most, which a low rate makes long at the model's, and a high rate large.
+  const most = Math.min(BLOCK_FRAMES, format.sampleRate);
+  for (let frame = 0; frame < format.frames; frame += most) {
+    const count = Math.min(most, format.frames - frame);
     const bytes = await view(file, format.offset + frame * frameBytes, count * frameBytes);
     yield toMono(bytes, count, format);
   }
 }
 
-function readFormat(header: DataView) {
+function checkFormat(name: string, rate: number, channels: number): void {
+  if (rate >= 1 && rate <= MAX_SAMPLE_RATE && channels >= 1 && channels <= MAX_CHANNELS) return;
+  throw new PageError(
+    `${name} has ${rate} Hz and ${channels} channels in its header; allowed: 1 to ` +
+      `${MAX_SAMPLE_RATE} Hz and 1 to ${MAX_CHANNELS} channels.`,
+  );
+}
+
+/** Null: cut off, or not plain. */
+function readFormat(header: DataView, size: number) {
+  if (size < FMT_BYTES || header.byteLength < 8 + FMT_BYTES) return null;
   const code = header.getUint16(8, true);
   const bits = header.getUint16(22, true);
   const encoding =
@@ -54,7 +79,7 @@ function readFormat(header: DataView) {
   const isPcm = encoding === PCM && [8, 16, 24, 32].includes(bits);
   const channels = header.getUint16(10, true);
   const sampleRate = header.getUint32(12, true);
-  if (!(isFloat || isPcm) || !channels || !sampleRate) return null;
+  if (!(isFloat || isPcm)) return null;
   return { sampleRate, channels, bits, isFloat };
 }
 

@@ -6,6 +6,8 @@ import { extname, join, normalize } from "node:path";
 
 import { type Browser, type BrowserContext, chromium, type Page } from "playwright-core";
 
+import { fixture } from "./expected";
+
 const TYPES: Record<string, string> = {
   ".css": "text/css",
   ".html": "text/html",
@@ -121,6 +123,21 @@ export async function whenReady(page: Page): Promise<void> {
   await page.waitForSelector("#listen:enabled, #error:not([hidden])");
   const error = await page.textContent("#error");
   if (error) throw new Error(error);
+}
+
+/** Choose a recording of the fixtures. */
+export async function choose(page: Page, name: string): Promise<void> {
+  await page.setInputFiles("#file", fixture(name));
+}
+
+export async function whenScored(page: Page, name: string): Promise<void> {
+  await page.waitForFunction(
+    (name) =>
+      new RegExp(`^${name}: .* segments`).test(
+        document.querySelector("#status")?.textContent ?? "",
+      ),
+    name,
+  );
 }
 
 /** What the bars show, by label, as the model gave it. */

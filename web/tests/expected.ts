@@ -3,7 +3,8 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 
-import type { Decision, StreamSettings } from "../src/model";
+import type { Cutting, Decision, StreamSettings } from "../src/model";
+import type { Span } from "../src/segments";
 
 export interface Expected {
   recordings: Record<
@@ -20,6 +21,20 @@ export interface Expected {
     smoothed: number[][];
     events: Record<string, string | number | null>[];
   }[];
+  streams: {
+    rate: number;
+    pieces: number[];
+    cutting: Cutting;
+    decision: Decision;
+    settings: StreamSettings;
+    windows: {
+      span: Span;
+      isScored: boolean;
+      smoothed: number[];
+      events: Record<string, string | number | null>[];
+    }[];
+  }[];
+  images: { recording: string; file: string; shape: [number, number, number, number] };
   decisions: {
     decision: Decision;
     columns: string[];

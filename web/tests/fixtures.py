@@ -21,6 +21,7 @@ from deepspectrumlite.postprocess import PostProcessor, Span
 from deepspectrumlite.predict import predict_waveform
 from deepspectrumlite.runs import train_run
 from deepspectrumlite.runtime import Predictor
+from deepspectrumlite.stream import StreamingClassifier, Window
 from deepspectrumlite.stream_settings import StreamSettings
 from deepspectrumlite.web import write_site
 
@@ -28,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 from conftest import LEARNING, TINY_TOML, TONE_LABELS, TONE_RATE, make_tone, write_rows
 
 MIC_RATE = 48000
+CUTTING = ("sample_rate", "segment_samples", "hop_samples", "padding", "tail")
 SWEEPS = ((48000, 16000), (44100, 16000), (48000, 8000), (16000, 44100))
 
 
@@ -41,6 +43,8 @@ def main(folder: Path) -> None:
     found = {
         "recordings": score_recordings(folder, predictor),
         "events": list(post_processing()),
+        "streams": list(lost_sound(predictor)),
+        "images": write_images(folder, predictor),
         "decisions": list(decisions()),
         "sweeps": [write_sweep(folder, *rates) for rates in SWEEPS],
     }
@@ -170,11 +174,9 @@ def run_post_processing(decision: Decision, settings: StreamSettings, scores: np
         smoothed.append(row_smoothed.tolist())
         events += map(asdict, found)
     events += map(asdict, post.finish())
-    thresholds = settings.label_thresholds(decision)
-    resolved = settings.to_json() | {"thresholds": thresholds, "threshold": 0.5}
     return {
         "decision": asdict(decision),
-        "settings": resolved | {"hop_seconds": hop / rate, "hop_samples": hop},
+        "settings": resolve(settings, decision, hop, rate),
         "hop": hop,
         "rate": rate,
         "size": size,
@@ -182,6 +184,72 @@ def run_post_processing(decision: Decision, settings: StreamSettings, scores: np
         "smoothed": smoothed,
         "events": events,
     }
+
+
+def resolve(settings: StreamSettings, decision: Decision, hop: int, rate: int) -> dict:
+    """As `model.json` has them: all filled in."""
+    thresholds = {"thresholds": settings.label_thresholds(decision), "threshold": 0.5}
+    return settings.to_json() | thresholds | {"hop_seconds": hop / rate, "hop_samples": hop}
+
+
+class Certain:
+    """Always gives the same scores, so that only what was not scored makes a difference."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self.cutting, self.decision = predictor.cutting, predictor.decision
+
+    def score(self, segments: np.ndarray) -> np.ndarray:
+        """(n_segments, segment_samples) -> (n_segments, n_columns)."""
+        return np.tile(np.float32([0.875, 0.125, 0.0]), (len(segments), 1))
+
+
+def lost_sound(predictor: Predictor):
+    """Pieces of sound and of lost sound (below 0), and what Python makes of each window."""
+    rng = np.random.default_rng(6)
+    recogniser = Certain(predictor)
+    settings = StreamSettings(hop_seconds=0.125, smoothing="mean", smoothing_seconds=0.375)
+    hop, model_rate = settings.hop_samples(recogniser.cutting), recogniser.cutting.sample_rate
+    for rate in (model_rate, 48000, 44100):
+        # Gaps that hold no window, just one, several; one at the start, and two that touch.
+        seconds = [-0.9, 1.3, -0.3, 0.2, -0.5, 1.0, -0.4, -0.7, 0.1, -2.0, 2.0, -0.625, 1.5]
+        pieces = [round(each * rate) + int(rng.integers(-3, 4)) for each in seconds]
+        windows: list[Window] = []
+        stream = StreamingClassifier(
+            recogniser, settings, sample_rate=rate, on_window=windows.append
+        )
+        for piece in pieces:
+            if piece < 0:
+                stream.push_gap(-piece)
+            else:
+                stream.push(rng.uniform(-0.5, 0.5, piece).astype(np.float32))
+        yield {
+            "rate": rate,
+            "pieces": pieces,
+            "cutting": {name: getattr(recogniser.cutting, name) for name in CUTTING},
+            "decision": asdict(recogniser.decision),
+            "settings": resolve(settings, recogniser.decision, hop, model_rate),
+            "windows": [
+                {
+                    "span": asdict(window.span),
+                    "isScored": window.is_scored,
+                    "smoothed": window.smoothed.tolist(),
+                    "events": [asdict(event) for event in window.events],
+                }
+                for window in windows
+            ],
+        }
+
+
+def write_images(folder: Path, predictor: Predictor) -> dict:
+    """What the network sees of the whole segments of a recording: (n, 3, height, width)."""
+    waveform, _ = soundfile.read(folder / "high.wav", dtype="float32")
+    size = predictor.cutting.segment_samples
+    n_segments = len(waveform) // size
+    images = np.stack(
+        [predictor.image(each) for each in waveform[: n_segments * size].reshape(-1, size)]
+    )
+    images.astype(np.float32).tofile(folder / "images.f32")
+    return {"recording": "high.wav", "file": "images.f32", "shape": images.shape}
 
 
 def decisions():
