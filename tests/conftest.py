@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 import soundfile
 
+# Shells start what runs in the background with Ctrl-C ignored, and so would be what tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 TONE_RATE = 8000
 TONE_LABELS = ("high", "low", "noise")
 TINY_TOML = """
