@@ -1,7 +1,7 @@
 """The command that says what is in recordings: a few on the terminal, or a corpus into a folder."""
 
 from enum import StrEnum
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -93,6 +93,11 @@ def predict(
         return
     if as_json or as_csv or len(recordings) > 1:
         raise typer.BadParameter("--out takes one manifest or folder, and no --json or --csv")
+    if PurePath(out).suffix in (".csv", ".json", ".jsonl", ".parquet"):
+        raise typer.BadParameter(
+            f"--out is {out!r}, but it is a folder for Parquet parts; give a folder's name, or "
+            "print a table instead: --csv > FILE"
+        )
     with library("batch"):
         from deepspectrumlite.batch.run import predict_batch
 

@@ -99,7 +99,7 @@ def run(
     ] = False,
     seconds: Annotated[
         float | None,
-        typer.Option(min=0, help="What the exported file takes, for whole recordings."),
+        typer.Option(min=0.01, help="What the exported file takes, for whole recordings."),
     ] = None,
     retry: Annotated[
         bool,
@@ -178,6 +178,11 @@ def run(
     of_ray = {name: value for name, value in asked.items() if value is not None}
     _check_ray(engine, of_ray, processes)
     budget = SweepBudget(max_latency_ms, max_size_mb, precision.value, measure, seconds)
+    if not budget.wanted and (precision is not Precision.float32 or seconds is not None):
+        raise typer.BadParameter(
+            "--precision and --seconds are of the exported file that is measured; give --measure, "
+            "--max-latency-ms or --max-size-mb too"
+        )
     with library("ray" if engine is Engine.ray else "export" if budget.wanted else "train"):
         from deepspectrumlite.runs import Options
         from deepspectrumlite.sweeps.engine import forget_failed

@@ -570,3 +570,9 @@ def test_a_manifest_is_predicted_on_the_terminal_too(run, exported, corpus, expe
 )
 def test_options_of_batches_that_do_not_fit(run, options):
     assert run("predict", "m.tflite", "a.csv", *options)[0] == 2
+
+
+def test_a_table_as_out_is_bad_usage(run, tmp_path):
+    code, _, errors = run("predict", "x.tflite", "x.csv", "--out", tmp_path / "scores.csv")
+    assert code == 2
+    assert "--csv > FILE" in " ".join(errors)

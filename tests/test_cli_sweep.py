@@ -149,6 +149,8 @@ def test_without_a_test_split_the_best_is_not_scored(run, written, tmp_path, ton
         (["{tiny}", "--data", "x.csv", "--out", "{tmp}/out"], 2, "no table [sweep]"),
         (["{tiny}", "--out", "x"], 2, "--data"),
         (["{tiny}", "--data", "x", "--out", "y", "--sbatch=--time=1"], 2, "--engine slurm only"),
+        (["{tiny}", "--data", "x", "--out", "y", "--precision", "int8"], 2, "--measure"),
+        (["{tiny}", "--data", "x", "--out", "y", "--measure", "--seconds", "0"], 2, "0.01"),
     ],
 )
 def test_what_is_wrong_is_told(run, tmp_path, tiny_toml, arguments, code, told):

@@ -145,8 +145,16 @@ def test_a_bad_recording_stops_it_before_anything_trains(sweep, tones, tmp_path,
     assert len(pd.read_csv(experiment.out / "skipped.csv")) == 1
 
 
+def test_a_sweep_that_has_tried_nothing_may_change(sweep):
+    before = sweep().plan
+    after = sweep('[sweep.lists]\n"train.seed" = [1, 2, 3]')
+    assert after.plan != before
+    assert read_experiment(after.out, Options()).plan.count == 3
+
+
 def test_another_sweep_is_not_mixed_in(sweep, tmp_path, tones, save_manifest):
     experiment = sweep()
+    (experiment.out / "trials").mkdir()
     for changed in ('[sweep.lists]\n"train.seed" = [1, 2]', GRID + "[sweep]\nseed = 3"):
         with pytest.raises(TrainingError, match=r"holds another sweep \(it differs in: \[sweep\]"):
             sweep(changed)

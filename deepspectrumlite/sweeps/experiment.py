@@ -21,6 +21,7 @@ from deepspectrumlite.model import write_json
 from deepspectrumlite.progress import Progress, silent
 from deepspectrumlite.runs import Options, scan_split, with_splits
 from deepspectrumlite.sweeps.plan import SweepPlan, parse_plan
+from deepspectrumlite.sweeps.trials import TRIALS
 from deepspectrumlite.targets import load_labelled
 
 ASKED, MANIFEST, SKIPPED = "sweep.json", "manifest.csv", "skipped.csv"
@@ -83,10 +84,16 @@ def prepare_sweep(
     budget, recipe = budget or SweepBudget(), plan.recipe
     table = load_labelled(manifest, recipe.data, recipe.model.output)
     asked = _describe(plan, table, budget)
-    if (out / ASKED).is_file():
-        _check_same(_read(out), asked, out)
-    else:
+    if not (out / ASKED).is_file():
         _check_empty(out)
+        _write_recordings(table, plan, out, options, progress)
+    elif other := _differences(_read(out), asked):
+        if (out / TRIALS).is_dir():
+            raise TrainingError(
+                f"{out}: holds another sweep (it differs in: {', '.join(other)}); give the same as "
+                "before to go on with it, or choose another --out"
+            )
+        # Nothing has been tried: it was refused after all, or was meant otherwise.
         _write_recordings(table, plan, out, options, progress)
     _write_asked(out, asked | {"version": __version__, "source": plan.source})
     return Experiment(plan, out, options, budget)
@@ -128,8 +135,8 @@ def _read(out: Path) -> dict[str, Any]:
     return asked
 
 
-def _check_same(before: dict[str, Any], asked: dict[str, Any], out: Path) -> None:
-    """Refuse to mix two sweeps; only the number of trials may change."""
+def _differences(before: dict[str, Any], asked: dict[str, Any]) -> list[str]:
+    """In what two sweeps differ; the number of trials may change."""
 
     def told(each: dict[str, Any]) -> dict[str, Any]:
         recipe, sweep = dict(each["recipe"]), dict(each["recipe"]["sweep"])
@@ -139,12 +146,7 @@ def _check_same(before: dict[str, Any], asked: dict[str, Any], out: Path) -> Non
         return parts | {"budget": each["budget"]}
 
     was, is_now = told(before), told(asked)
-    other = [name for name in was if was[name] != is_now[name]]
-    if other:
-        raise TrainingError(
-            f"{out}: holds another sweep (it differs in: {', '.join(other)}); give the same as "
-            "before to go on with it, or choose another --out"
-        )
+    return [name for name in was if was[name] != is_now[name]]
 
 
 def _check_empty(out: Path) -> None:
