@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from deepspectrumlite.config import SERVE_HOST, SERVE_PORT
 from deepspectrumlite.terminal import err, library
 
 
@@ -52,10 +53,10 @@ def web(
 
 def serve(
     folder: Annotated[Path, typer.Argument(help="A site that `web` wrote.", show_default=False)],
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = SERVE_PORT,
     host: Annotated[
         str, typer.Option(help="The address to listen on; the default is this machine alone.")
-    ] = "127.0.0.1",
+    ] = SERVE_HOST,
 ) -> None:
     """Show a site on this machine, with the headers that let it use several threads.
 
@@ -66,7 +67,7 @@ def serve(
 
         server = open_server(folder, host, port)
     with server:
-        if host not in ("127.0.0.1", "localhost"):
+        if host not in (SERVE_HOST, "localhost"):
             err.print(
                 "[yellow]Note:[/yellow] from other machines, browsers give the microphone to pages "
                 "over https only",

@@ -49,6 +49,9 @@ COLLAR_SECONDS = 0.5
 # Rows of a manifest in a part of a batch.
 PART_ROWS = 1000
 
+# Where a web page is looked at: this machine alone.
+SERVE_HOST, SERVE_PORT = "127.0.0.1", 8000
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)

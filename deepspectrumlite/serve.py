@@ -11,6 +11,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from deepspectrumlite.config import SERVE_HOST, SERVE_PORT
 from deepspectrumlite.errors import WebError
 from deepspectrumlite.web import is_site
 
@@ -63,7 +64,7 @@ class SiteServer(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
-def open_server(folder: Path, host: str = "127.0.0.1", port: int = 8000) -> SiteServer:
+def open_server(folder: Path, host: str = SERVE_HOST, port: int = SERVE_PORT) -> SiteServer:
     """A server of a site, ready for ``serve_forever``.
 
     Args:
