@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from deepspectrumlite import __version__
 from deepspectrumlite.cli_benchmark import benchmark, stats
-from deepspectrumlite.cli_calibrate import calibrate, decision_lines
+from deepspectrumlite.cli_calibrate import calibrate
 from deepspectrumlite.cli_compare import compare, crossvalidate
 from deepspectrumlite.cli_corpus import manifest as corpus_manifest
 from deepspectrumlite.cli_explain import explain
@@ -22,6 +22,7 @@ from deepspectrumlite.cli_extract import extract
 from deepspectrumlite.cli_import import import_config
 from deepspectrumlite.cli_predict import predict
 from deepspectrumlite.cli_report import report
+from deepspectrumlite.cli_scores import tell_scores
 from deepspectrumlite.cli_stream import evaluate_events, stream
 from deepspectrumlite.cli_sweep import app as sweep
 from deepspectrumlite.cli_web import serve, web
@@ -34,10 +35,7 @@ from deepspectrumlite.config import (
 )
 from deepspectrumlite.errors import DeepSpectrumLiteError, RecipeError
 from deepspectrumlite.tables import (
-    MAIN_METRICS,
     epoch_printer,
-    score_table,
-    with_interval,
 )
 from deepspectrumlite.terminal import (
     TALKS,
@@ -426,26 +424,7 @@ def _evaluate(
     model: Path, manifest: Path | None, split: str, options: Any, **settings: Any
 ) -> tuple[str, Path]:
     from deepspectrumlite.runs import evaluate_run
-    from deepspectrumlite.scores import quoted, quoted_over
 
     with progress() as tell:
         found, where = evaluate_run(model, manifest, split, options, progress=tell, **settings)
-    out.print(score_table(found))
-    for told in decision_lines(found.get("decisions")):
-        typer.echo(f"On {split}: {told}")
-    by_group = found["files"].get("by_group", {})
-    if "warning" in by_group:
-        err.print(f"[yellow]Note:[/yellow] {escape(by_group['warning'])}", soft_wrap=True)
-    if found["seen_in_training"] and split != "train":
-        seen = f"{found['seen_in_training']} of these recordings were trained on"
-        err.print(f"[yellow]Warning:[/yellow] {seen}, so the scores are too good", soft_wrap=True)
-    if found["files_without_a_segment"]:
-        left_out = found["files_without_a_segment"]
-        typer.echo(f"{left_out} recordings shorter than a segment left out", err=True)
-    if found["skipped"]:
-        typer.echo(f"{found['skipped']} recordings skipped; see {where / 'skipped.csv'}", err=True)
-    files = found["files"]
-    metric = next(name for name in MAIN_METRICS if name in files)
-    value, over = with_interval(quoted(files)[metric]), quoted_over(files)
-    line = f"{MAIN_METRICS[metric]} on {split}: {value} (95 % bootstrap interval over {over})"
-    return line, where
+    return tell_scores(found, where), where

@@ -8,8 +8,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from deepspectrumlite.cli_scores import tell_scores
 from deepspectrumlite.config import SweepBudget
-from deepspectrumlite.tables import MAIN_METRICS, score_table, with_interval
 from deepspectrumlite.terminal import Device, err, library, progress
 from deepspectrumlite.terminal import out as terminal
 
@@ -136,8 +136,7 @@ def best(
     typer.echo(f"Run:    {trial_folder(out, row['number'])}")
     if report is not None:
         _warn_of_others(row["number"], others)
-        terminal.print(score_table(report))
-        typer.echo(_test_line(report))
+        typer.echo(tell_scores(report, trial_folder(out, row["number"]) / "test"))
 
 
 def _warn_of_others(number: int, others: Sequence[int]) -> None:
@@ -148,12 +147,3 @@ def _warn_of_others(number: int, others: Sequence[int]) -> None:
             f"makes the chosen one look too good, so this score of trial {number} is no longer a "
             "fair one"
         )
-
-
-def _test_line(report: dict[str, Any]) -> str:
-    from deepspectrumlite.scores import quoted, quoted_over
-
-    files = report["files"]
-    metric = next(name for name in MAIN_METRICS if name in files)
-    value, over = with_interval(quoted(files)[metric]), quoted_over(files)
-    return f"{MAIN_METRICS[metric]} on test: {value} (95 % bootstrap interval over {over})"

@@ -147,6 +147,7 @@ ORDER = (
     "cli_export",
     "cli_benchmark",
     "cli_calibrate",
+    "cli_scores",
     "cli_predict",
     "cli_extract",
     "cli_corpus",
