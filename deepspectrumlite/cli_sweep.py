@@ -266,10 +266,12 @@ def _tell(line: str) -> None:
 def _slurm(
     experiment: "Experiment", at_once: int | None, sbatch: Sequence[str], preamble: Sequence[str]
 ) -> None:
-    from deepspectrumlite.sweeps.slurm import array_index, run_task, write_script
+    from deepspectrumlite.sweeps.slurm import SCRIPT, array_index, run_task, write_script
 
     index = array_index(os.environ)
     if index is None:
+        script = experiment.out / SCRIPT
+        before = script.read_text(encoding="utf-8") if script.is_file() else None
         with progress() as tell:
             path = write_script(
                 experiment,
@@ -279,6 +281,8 @@ def _slurm(
                 preamble=preamble,
                 progress=tell,
             )
+        if before not in (None, path.read_text(encoding="utf-8")):
+            typer.echo(f"{path} was there with other options, and is replaced", err=True)
         typer.echo(f"Start it with: sbatch {path}")
         typer.echo(f"Then, at any time: deepspectrumlite sweep results {experiment.out}")
         return

@@ -129,6 +129,20 @@ def test_a_failed_trial_is_told_and_retried(run, written, tmp_path, tones):
     assert [line.split()[1] for line in errors if line.startswith("trial ")] == ["1"]
 
 
+def test_a_script_that_is_replaced_is_told(run, written, tmp_path, tones, monkeypatch):
+    monkeypatch.delenv("SLURM_ARRAY_TASK_ID", raising=False)
+    path, out = written('[sweep.lists]\n"train.seed" = [1, 2]'), tmp_path / "out"
+    arguments = ["sweep", path, "--data", tones, "--out", out, "--engine", "slurm"]
+    told = f"{out / 'sweep.sbatch'} was there with other options, and is replaced"
+    code, _, errors = run(*arguments, "--preamble", "module load cuda")
+    assert (code, told in errors) == (0, False)
+    # The command is part of the script.
+    code, _, errors = run(*arguments)
+    assert (code, told in errors) == (0, True)
+    code, _, errors = run(*arguments)
+    assert (code, told in errors) == (0, False)
+
+
 def test_without_a_test_split_the_best_is_not_scored(run, written, tmp_path, tones, save_manifest):
     table = pd.read_csv(tones)
     table["path"] = [str(tones.parent / name) for name in table["path"]]
